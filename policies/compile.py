@@ -207,7 +207,7 @@ class _Compilation:
                 self._change(name, None, "capability", detail)
 
     def fit_money(self, allowance: Allowance) -> None:
-        """Fewer samples never help an answer that is cut off, so the token cap gives way before the samples do."""
+        """Two whole answers are worth more than ten cut ones, so samples give way before the token cap does."""
         total = allowance.completion_tokens
         if total is None:
             return
@@ -215,11 +215,11 @@ class _Compilation:
         tokens = self.caller.max_tokens or self.values.get("max_tokens")
         if tokens is None or n * tokens <= total:
             return
-        if self.caller.max_tokens is None and "max_tokens" in self.values:
-            tokens = max(total // n, 1)
-            self._change("max_tokens", tokens, "budget", f"{total} output tokens are affordable for {n} samples")
-        if self.caller.n is None and n * tokens > total and "n" in self.values:
-            self._change("n", max(total // tokens, 1), "budget", f"{total} output tokens are affordable")
+        if self.caller.n is None and "n" in self.values:
+            n = max(total // tokens, 1)
+            self._change("n", n, "budget", f"{total} output tokens are affordable")
+        if self.caller.max_tokens is None and "max_tokens" in self.values and n * tokens > total:
+            self._change("max_tokens", max(total // n, 1), "budget", f"{total} output tokens are affordable")
 
     def bound_heads(self, heads: HeadBounds, bounds: Bounds) -> HeadBounds:
         """A server's heads are a policy too: they choose inside the bounds, also where the policy named none.

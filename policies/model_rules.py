@@ -141,7 +141,7 @@ RULES: tuple[Rule, ...] = (
     # Google
     _rule(
         "gemini-ignores-sampling",
-        r"gemini-(3\.5-flash-lite|3\.[6-9]|[4-9])",
+        r"gemini-(3\.5-flash-lite|3\.[6-9]|[4-9]|(pro|flash|flash-lite)-latest)",
         accepted=_REASONING,
         ignored=_SAMPLING,
         efforts=_efforts("low", "medium", "high"),

@@ -143,7 +143,7 @@ class Bounds:
         temperature, top_p: allowed numbers.
         n: largest number of samples in one request.
         max_tokens: largest answer, in tokens, per sample.
-        efforts: allowed reasoning efforts; "none" is left out because reasoning is never switched off by a policy.
+        efforts: allowed reasoning efforts; without "none", a policy cannot switch reasoning off.
     """
 
     temperature: Interval = Interval(low=0, high=2)

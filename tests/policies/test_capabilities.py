@@ -92,6 +92,7 @@ WINNERS: dict[str, str | None] = {
     "publishers/google/models/gemini-3.8-flash": "gemini-ignores-sampling",
     "gemini-4": "gemini-ignores-sampling",
     "gemini-4-argon": "gemini-ignores-sampling",
+    "gemini-flash-latest": "gemini-ignores-sampling",
     "gemma-3-27b-it": None,
     # Others
     "deepseek-reasoner": "deepseek-thinking-ignores",

@@ -294,9 +294,9 @@ def test_a_measured_token_cap_is_sent_as_measured() -> None:
     ("caller", "wanted", "total", "n", "max_tokens"),
     [
         ({}, {"n": 4, "max_tokens": 100}, 400, 4, 100),
-        ({}, {"n": 4, "max_tokens": 100}, 399, 4, 99),
-        ({}, {"n": 4, "max_tokens": 100}, 4, 4, 1),
-        ({}, {"n": 4, "max_tokens": 100}, 3, 3, 1),
+        ({}, {"n": 4, "max_tokens": 100}, 399, 3, 100),
+        ({}, {"n": 4, "max_tokens": 100}, 100, 1, 100),
+        ({}, {"n": 4, "max_tokens": 100}, 3, 1, 3),
         ({}, {"n": 4, "max_tokens": 100}, 0, 1, 1),  # one token of one sample: the meter refuses this call
         ({"n": 4}, {"max_tokens": 100}, 200, 4, 50),
         ({"n": 4}, {"max_tokens": 100}, 3, 4, 1),
@@ -308,7 +308,7 @@ def test_a_measured_token_cap_is_sent_as_measured() -> None:
         ({}, {"n": 4, "max_tokens": 100}, None, 4, 100),
     ],
 )
-def test_the_token_cap_and_then_the_samples_fit_the_money(
+def test_the_samples_and_then_the_token_cap_fit_the_money(
     caller: dict[str, int], wanted: dict[str, int], total: int | None, n: int | None, max_tokens: int | None
 ) -> None:
     result = run(wish(**wanted), DecodingParams(**caller), allowance=Allowance(completion_tokens=total))
