@@ -1,0 +1,1 @@
+"""Everything about torch: the embedded model, decoding and an OpenAI-compatible server."""
