@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from policies.compile import Allowance, Compiled, compile_params, wire_fields
     from policies.learned import LearnedPolicy
     from policies.model_rules import resolve
-    from policies.numbers import numbers
     from policies.params import FIELDS, Adjustment, Bounds, DecodingParams, Interval, merge, parse_params
     from policies.plan import CHOICES, PLAN_MARKER, Plan, plan_json_schema
     from policies.planned import PlannedPolicy
@@ -49,7 +48,6 @@ __getattr__, __dir__ = lazy_exports(
         ),
         "policies.learned": ("LearnedPolicy",),
         "policies.model_rules": ("resolve",),
-        "policies.numbers": ("numbers",),
         "policies.params": (
             "FIELDS",
             "Adjustment",
@@ -80,5 +78,5 @@ __all__ = [
     "CHOICES", "FIELDS", "PLAN_MARKER", "SELFREG", "Adjustment", "Aggregation", "Allowance", "Bounds", "Capabilities",
     "ChainPolicy", "Compiled", "DecodingParams", "Facts", "HeadBounds", "Interval", "LearnedPolicy", "Plan", "PlanFact",
     "PlannedPolicy", "Policy", "Proposal", "StaticPolicy", "TaskKey", "TunedFact", "TunedPolicy", "compile_params",
-    "default_chain", "merge", "numbers", "parse_params", "plan_json_schema", "resolve", "task_key", "wire_fields",
+    "default_chain", "merge", "parse_params", "plan_json_schema", "resolve", "task_key", "wire_fields",
 ]  # fmt: skip

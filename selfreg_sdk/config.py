@@ -28,7 +28,9 @@ FILE_NAME = "selfreg.yaml"
 class Settings(BaseSettings):
     """What a program or a user sets once. Read it with ``load_settings``, which explains what is wrong."""
 
-    model_config = SettingsConfigDict(env_prefix="SELFREG_", extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SELFREG_", extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     model: str | None = Field(default=None, description="Model name, as the provider spells it.")
     planner_model: str | None = Field(default=None, description="Model for planning calls; default: the same model.")

@@ -19,12 +19,11 @@ from policies import (
     Plan,
     Proposal,
     compile_params,
-    numbers,
     resolve,
     wire_fields,
 )
 from policies.compile import REASONING_ROOM
-from policies.numbers import ANSWER_TOKENS, DEPTH_FACTOR
+from policies.numbers import ANSWER_TOKENS, DEPTH_FACTOR, numbers
 
 ANY = Capabilities(
     model="any", accepted=frozenset(FIELDS), efforts=("none", "low", "medium", "high", "xhigh"), default_effort="medium"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import CHOICES, Aggregation, Bounds, Plan, numbers
-from policies.numbers import ANSWER_TOKENS, DEPTH_FACTOR, EFFORT, TEMPERATURE, VERBOSITY
+from policies import CHOICES, Aggregation, Bounds, Plan
+from policies.numbers import ANSWER_TOKENS, DEPTH_FACTOR, EFFORT, TEMPERATURE, VERBOSITY, numbers
 from policies.params import EFFORTS, VERBOSITIES
 
 plans = st.builds(Plan, **{name: st.sampled_from(words) for name, words in CHOICES.items()})

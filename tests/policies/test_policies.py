@@ -24,9 +24,9 @@ from policies import (
     TunedFact,
     TunedPolicy,
     default_chain,
-    numbers,
 )
 from policies.base import FactName
+from policies.numbers import numbers
 
 FACT_NAMES: tuple[FactName, ...] = get_args(FactName)
 PLAN = Plan(family="maths", determinism="exact", diversity="one", depth="none", length="line")

@@ -1,0 +1,42 @@
+# Each target sets itself up on a fresh machine: Python 3.11 or newer with venv is all it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# One thread for each small model: more fight over two cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint bench clean help
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
+
+$(VENV)/local: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable ".[local]"
+	touch $@
+
+$(VENV)/dev: $(VENV)/local
+	$(PIP) --editable ".[local,dev]"
+	touch $@
+
+demo: $(VENV)/local ## serve the embedded model and let it regulate itself, on this machine
+	$(BIN)/selfreg demo
+
+test: lint ## lint, types, import contracts, and all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/dev ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/dev ## side-by-side measurements, and the sweep of the embedded model
+	$(BIN)/python -m bench all
+	$(BIN)/python -m local_backend.tiny sweep
+
+clean: ## remove everything that make has made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

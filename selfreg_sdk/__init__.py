@@ -1,0 +1,77 @@
+"""LLM calls that regulate themselves: decoding settings planned, tuned under a budget, or learned token by token.
+
+Names load on first use, so that importing the package costs next to nothing.
+"""
+
+from typing import TYPE_CHECKING
+
+import policies
+
+if not getattr(policies, "SELFREG", False):
+    raise ImportError(
+        f"another module named 'policies' hides selfreg's: {getattr(policies, '__file__', policies)!r}; "
+        "rename that file or folder, or take its place off the import path"
+    )
+
+from policies.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from policies import (
+        Adjustment,
+        Aggregation,
+        Bounds,
+        Capabilities,
+        ChainPolicy,
+        DecodingParams,
+        LearnedPolicy,
+        Plan,
+        PlannedPolicy,
+        Policy,
+        StaticPolicy,
+        TunedPolicy,
+    )
+    from selfreg_sdk.calls import Retry
+    from selfreg_sdk.chat_model import ChatSelfReg
+    from selfreg_sdk.config import Settings, load_settings
+    from selfreg_sdk.connection import Timeouts
+    from selfreg_sdk.errors import BudgetExceeded, ConfigError, ProviderError, SelfregError
+    from selfreg_sdk.money import Budget
+    from selfreg_sdk.prices import PriceOverride, Prices
+    from selfreg_sdk.usage import Usage
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "policies": (
+            "Adjustment",
+            "Aggregation",
+            "Bounds",
+            "Capabilities",
+            "ChainPolicy",
+            "DecodingParams",
+            "LearnedPolicy",
+            "Plan",
+            "PlannedPolicy",
+            "Policy",
+            "StaticPolicy",
+            "TunedPolicy",
+        ),
+        "selfreg_sdk.calls": ("Retry",),
+        "selfreg_sdk.chat_model": ("ChatSelfReg",),
+        "selfreg_sdk.config": ("Settings", "load_settings"),
+        "selfreg_sdk.connection": ("Timeouts",),
+        "selfreg_sdk.errors": ("BudgetExceeded", "ConfigError", "ProviderError", "SelfregError"),
+        "selfreg_sdk.money": ("Budget",),
+        "selfreg_sdk.prices": ("PriceOverride", "Prices"),
+        "selfreg_sdk.usage": ("Usage",),
+    },
+)
+
+__all__ = [
+    "Adjustment", "Aggregation", "Bounds", "Budget", "BudgetExceeded", "Capabilities", "ChainPolicy", "ChatSelfReg",
+    "ConfigError", "DecodingParams", "LearnedPolicy", "Plan", "PlannedPolicy", "Policy", "PriceOverride", "Prices",
+    "ProviderError", "Retry", "SelfregError", "Settings", "StaticPolicy", "Timeouts", "TunedPolicy", "Usage",
+    "load_settings",
+]  # fmt: skip

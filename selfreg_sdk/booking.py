@@ -1,0 +1,251 @@
+"""The books of one call: what it may cost, what is reserved for it, what it did cost.
+
+Sync and async callers share this; `selfreg_sdk.calls` decides when each step happens.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from selfreg_sdk.cache import ResponseCache, cache_key
+from selfreg_sdk.channel import Answer
+from selfreg_sdk.errors import ConfigError, ProviderError, UnknownPriceError
+from selfreg_sdk.meter import AttemptInfo, Meter, Reservation
+from selfreg_sdk.money import Budget
+from selfreg_sdk.prices import Price, Prices, cost, prompt_token_bound, trusted, worst_case
+from selfreg_sdk.usage import Usage
+
+Purpose = Literal["answer", "plan", "trial"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallSpec:
+    """One paid call, before it is made.
+
+    Attributes:
+        model: the model that answers.
+        payload: the whole request body as it goes on the wire.
+        max_tokens: cap on output tokens per sample, None if there is none.
+        n: samples asked for.
+        params: decoding parameters sent, for the ledger.
+        purpose, task_key, request_id, config_version: what the call is for; all rows of one request share its id.
+        cached: answer from the exact cache, and store the answer there.
+        sample_index: separates repeated draws of the same payload in the cache.
+    """
+
+    model: str
+    payload: Mapping[str, Any]
+    max_tokens: int | None
+    n: int = 1
+    params: Mapping[str, Any] = field(default_factory=dict)
+    purpose: Purpose = "answer"
+    task_key: str = ""
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    config_version: int | None = None
+    cached: bool = False
+    sample_index: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """What one attempt may cost.
+
+    Attributes:
+        price: None if the price is not known.
+        worst: USD at most; None without a price or without a token cap.
+        bound: the same in tokens, over all samples.
+    """
+
+    price: Price | None
+    worst: Decimal | None
+    bound: Usage | None
+
+
+@dataclass
+class Receipt:
+    """What a call cost; filled in while it runs, complete when it has ended.
+
+    Attributes:
+        cost: USD over all attempts, None once one of unknown cost is among them.
+        usage: tokens of the attempt that answered.
+        attempts: attempts made; 0 when the answer came from the cache.
+        started: some piece of a stream was handed out.
+        flags: anything unusual, e.g. "usage_missing" or "cache".
+    """
+
+    cost: Decimal | None = Decimal(0)
+    usage: Usage | None = None
+    attempts: int = 0
+    started: bool = False
+    flags: tuple[str, ...] = ()
+
+    def add(self, cost: Decimal | None) -> None:
+        """Count the cost of one more attempt."""
+        self.cost = None if cost is None or self.cost is None else self.cost + cost
+
+    def flag(self, name: str) -> None:
+        """Remember something unusual, once."""
+        if name not in self.flags:
+            self.flags = (*self.flags, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Books:
+    """Prices, budgets and the ledger, as one call sees them.
+
+    Attributes:
+        meter: keeps the ledger.
+        prices: what tokens cost.
+        cache: exact response cache.
+        budgets: name to budget; a call must fit under all of them.
+        base_url: endpoint the prices are looked up for; None is the vendor's own.
+        provider: whose price list applies, if the endpoint does not tell.
+    """
+
+    meter: Meter
+    prices: Prices
+    cache: ResponseCache
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    base_url: str | None = None
+    provider: str | None = None
+
+    def price(self, model: str) -> Price | None:
+        """The model's price, None if unknown and no budget needs it.
+
+        Raises:
+            UnknownPriceError: unknown, and a budget is set.
+        """
+        try:
+            return self.prices.lookup(model, base_url=self.base_url, provider=self.provider)
+        except UnknownPriceError:
+            if self.budgets:
+                raise
+            return None
+
+    def quote(self, spec: CallSpec) -> Quote:
+        """The most one attempt can cost.
+
+        Raises:
+            UnknownPriceError: the price is unknown and a budget is set.
+            ConfigError: a budget is set and nothing limits the cost of the call.
+        """
+        price = self.price(spec.model)
+        prompt = prompt_token_bound(spec.payload)
+        if self.budgets and (reason := _without_limit(spec, prompt)):
+            raise ConfigError(f"a budget is set, but the call to {spec.model!r} {reason}")
+        if prompt is None or spec.max_tokens is None:
+            return Quote(price=price, worst=None, bound=None)
+        worst = None
+        if price is not None:
+            worst = worst_case(price, prompt_tokens=prompt, max_tokens=spec.max_tokens, n=spec.n)
+        bound = Usage(prompt_tokens=prompt, completion_tokens=spec.max_tokens * spec.n)
+        return Quote(price=price, worst=worst, bound=bound)
+
+    def affordable_tokens(self, *, model: str, prompt_tokens: int | None) -> int | None:
+        """Output tokens the tightest budget still pays for after the prompt; None if nothing limits them.
+
+        Raises:
+            UnknownPriceError: the price is unknown and a budget is set.
+        """
+        price = self.price(model)
+        if not self.budgets or price is None or prompt_tokens is None or price.output_per_token == 0:
+            return None
+        caps = dict(self.scopes())
+        used = {status.scope: status.spent + status.held for status in self.meter.status(caps)}
+        left = min(cap - used.get(scope, Decimal(0)) for scope, cap in caps.items())
+        after_prompt = left - worst_case(price, prompt_tokens=prompt_tokens, max_tokens=0, n=1)
+        return max(int(after_prompt / price.output_per_token), 0)
+
+    def scopes(self) -> list[tuple[str, Decimal]]:
+        """The budgets' keys at this moment, with their caps."""
+        now = datetime.now(UTC)
+        return [(budget.scope_key(name, now), budget.cap) for name, budget in self.budgets.items()]
+
+    def reserve(self, spec: CallSpec, endpoint: str, attempt: int) -> Booking:
+        """Reserve the worst case of one attempt.
+
+        Raises:
+            BudgetExceeded: it does not fit; nothing was reserved.
+        """
+        quote = self.quote(spec)
+        info = AttemptInfo(
+            request_id=spec.request_id,
+            attempt=attempt,
+            purpose=spec.purpose,
+            model=spec.model,
+            endpoint=endpoint,
+            task_key=spec.task_key,
+            config_version_id=spec.config_version,
+            params=dict(spec.params),
+        )
+        reservation = self.meter.reserve(scopes=self.scopes(), worst=quote.worst, info=info)
+        return Booking(books=self, spec=spec, endpoint=endpoint, quote=quote, reservation=reservation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Booking:
+    """One reservation, to be closed exactly once: settled or failed."""
+
+    books: Books
+    spec: CallSpec
+    endpoint: str
+    quote: Quote
+    reservation: Reservation
+
+    def settle(self, receipt: Receipt, usage: Usage | None, answer: Answer | None = None) -> None:
+        """Book what the provider reported; an absent or impossible report costs the worst case and is flagged.
+
+        The answer is stored in the same transaction, if the call is cached.
+        """
+        bound = self.quote.bound
+        counted = usage if bound is None else trusted(usage, bound=bound)
+        if counted is None:
+            receipt.flag("usage_missing" if usage is None else "usage_implausible")
+        price = self.quote.price
+        # Without a price or a count the meter charges the worst case.
+        spent = None if price is None or counted is None else cost(price, counted)
+        response = None
+        if answer is not None and self.spec.cached:
+            response = self.books.cache.record(
+                cache_key(self.spec.payload, endpoint=self.endpoint),
+                answer.body,
+                sample_index=self.spec.sample_index,
+                model=self.spec.model,
+                endpoint=self.endpoint,
+            )
+        charged = self.books.meter.settle(
+            self.reservation, cost=spent, usage=counted, flags=receipt.flags, response=response
+        )
+        receipt.usage = counted
+        receipt.add(charged)
+
+    def fail(self, receipt: Receipt, exc: BaseException) -> None:
+        """Close after an error: free when nothing was sent or billed, else charged at the worst case."""
+        reason = type(exc).__name__
+        if isinstance(exc, ConfigError) or (isinstance(exc, ProviderError) and exc.billed == "no"):
+            self.books.meter.release(self.reservation, reason=reason)
+        else:
+            self.books.meter.mark_unknown(self.reservation, reason=reason)
+            receipt.add(self.quote.worst)
+            receipt.flag("attempt_unknown")
+
+
+_DEARER = {"service_tier": ("auto", "default", "flex"), "web_search_options": ()}
+"""Request fields that make a call cost more than the price list says, and their values that do not."""
+
+
+def _without_limit(spec: CallSpec, prompt_tokens: int | None) -> str | None:
+    """Why nothing limits the cost of a call, with the remedy; None if it is limited."""
+    if prompt_tokens is None:
+        return "holds images or files, whose tokens nobody can bound beforehand; make it without a budget"
+    if spec.max_tokens is None:
+        return "has no cap on its output; set max_tokens"
+    for name, harmless in _DEARER.items():
+        if spec.payload.get(name) is not None and spec.payload[name] not in harmless:
+            return f"asks for {name}={spec.payload[name]!r}, which costs more than the price list says; leave it out"
+    return None

@@ -1,0 +1,328 @@
+"""ChatSelfReg: a LangChain chat model that decides its own decoding parameters.
+
+Alone it talks to any OpenAI-compatible endpoint; with ``inner`` it regulates another LangChain chat model. Everything it
+decides, sends and pays goes through `selfreg_sdk.answering`; this file only speaks LangChain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Self
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+
+from policies import FIELDS, Aggregation, Bounds, DecodingParams, Policy
+from selfreg_sdk.aggregate import Scorer, VoteKey, plain
+from selfreg_sdk.answering import Answering, Outcome
+from selfreg_sdk.booking import Books
+from selfreg_sdk.calls import Retry
+from selfreg_sdk.channel import Channel
+from selfreg_sdk.connection import Timeouts
+from selfreg_sdk.errors import ConfigError
+from selfreg_sdk.explanation import Explanation, explain
+from selfreg_sdk.facts import Request
+from selfreg_sdk.lc_requests import argument_error, named_in, read_aggregation, read_params, read_request
+from selfreg_sdk.lc_results import chunk_of, last, result, whole
+from selfreg_sdk.lc_setup import Setup, set_up
+from selfreg_sdk.prices import Prices
+
+
+class ChatSelfReg(BaseChatModel):
+    """A chat model whose decoding parameters are planned, tuned or learned instead of hand-picked.
+
+    Give a ``model`` (of OpenAI, or of any compatible ``base_url``), or an ``inner`` LangChain chat model. Decoding parameters
+    given here or per call are explicit: they win and are sent as they are.
+
+    Per call, ``config={"metadata": {"selfreg_task": "triage"}}`` names the task; requests of one task share one configuration.
+    Without a name, the system prompt (or the prompt itself) tells the task.
+
+    Raises:
+        ConfigError: something given cannot work; the message names the value.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, populate_by_name=True, hide_input_in_errors=True
+    )
+
+    model: str | None = None
+    """Model id as the endpoint knows it; with ``inner`` it is the inner model's."""
+    base_url: str | None = None
+    """OpenAI-compatible endpoint; None is OpenAI's."""
+    api_key: SecretStr | None = None
+    """Key of the endpoint; never stored, logged or hashed."""
+    inner: BaseChatModel | None = None
+    """A LangChain model to regulate instead of calling an endpoint. What a policy decides replaces its own settings."""
+
+    budget: str | int | Decimal | None = None
+    """Hard cap, "2.00 USD", "0.50 USD/day" or "20 USD/month": a call whose worst case does not fit is not sent."""
+    budget_name: str | None = None
+    """Every call under this name in the same store counts against the cap, over processes and restarts."""
+    store: str | Path | None = None
+    """SQLite path or database URL; None is SELFREG_STORE or the user's data folder."""
+    prices: Prices | Path | None = None
+    """Price overrides for models the price list does not know."""
+
+    task: str | None = None
+    """Name of the task of all calls, unless a call names its own."""
+    aggregation: str | Aggregation = "first"
+    """How samples become the answer: "first", "vote of 5", "any of 8", "best of 4"."""
+    scorer: Scorer | None = None
+    """Text to score, for "best" and "any"."""
+    vote_key: VoteKey = plain
+    """Text to ballot, for "vote"."""
+
+    planner: str | BaseChatModel = "auto"
+    """Who plans: "auto" = the model itself, "off" = nobody, a model id of the same endpoint, or another chat model."""
+    policy: Policy | None = None
+    """Decides instead of the usual chain: tuned configuration, else plan, else defaults."""
+    bounds: Bounds = Bounds()
+    """What a policy may choose."""
+    defaults: DecodingParams = DecodingParams()
+    """Apply where neither caller nor policy has a wish."""
+    server: str | None = None
+    """What serves ``base_url`` ("vllm", "ollama", "selfreg"), if it takes more than the protocol names."""
+    timeouts: Timeouts | None = None
+    retry: Retry = Retry()
+    cache_answers: bool = False
+    """Answer identical requests from the store, and keep answers there."""
+    default_headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Sent with every request; treated as secret."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    stop: tuple[str, ...] | list[str] | str | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+
+    _explicit: DecodingParams = PrivateAttr()
+    _how: Aggregation = PrivateAttr()
+    _setup: Setup | None = PrivateAttr(default=None)
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as exc:
+            raise argument_error(exc, type(self).model_fields) from None
+        self._settle()
+
+    def _settle(self) -> None:
+        """Check what was given together, and set up what answers."""
+        self._explicit = read_params({name: value for name in FIELDS if (value := getattr(self, name)) is not None})
+        self._how = read_aggregation(self.aggregation)
+        if self.model is not None and self.inner is not None:
+            raise ConfigError("give either model=<id> or inner=<LangChain chat model>, not both")
+        self._check_scorer(self._how)
+        self._setup = set_up(self)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with ``update``, as pydantic makes it; what is updated takes effect.
+
+        Raises:
+            ConfigError: something given cannot work.
+        """
+        copy = super().model_copy(update=update, deep=deep)
+        if update:
+            copy._settle()
+        return copy
+
+    # -- for users ----------------------------------------------------------------------------------------------------
+
+    def explain(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Explanation:
+        """What would be sent for ``input``, why, and at most at what cost; reads the store, sends nothing.
+
+        Args:
+            input, config, kwargs: as for ``invoke``.
+        """
+        messages = self._convert_input(input).to_messages()
+        request, _ = self._prepare(messages, kwargs.pop("stop", None), self._named(config, kwargs))
+        return explain(self._answering, request)
+
+    @property
+    def books(self) -> Books:
+        """Budgets, prices and the ledger behind this model."""
+        return self._answering.calls.books
+
+    # -- what LangChain asks ------------------------------------------------------------------------------------------
+
+    @property
+    def _llm_type(self) -> str:
+        return "selfreg" if self.inner is None else self.inner._llm_type
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        target = self._ready.target
+        return {
+            "model_name": target.model,
+            "endpoint": target.endpoint,
+            "task": self.task,
+            "aggregation": str(self._how),
+            "policy": repr(self.policy),
+            "planner": self.planner if isinstance(self.planner, str) else self.planner._identifying_params,
+            "bounds": repr(self.bounds),
+            "defaults": self.defaults.set_fields(),
+            "inner": None if self.inner is None else self.inner._identifying_params,
+            **self._explicit.set_fields(),
+        }
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer one input; ``config["metadata"]["selfreg_task"]`` names its task."""
+        return super().invoke(input, config, stop=stop, **self._named(config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """`invoke` for asyncio."""
+        return await super().ainvoke(input, config, stop=stop, **self._named(config, kwargs))
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer one input in pieces. Where several samples become one answer, it arrives in one piece."""
+        return super().stream(input, config, stop=stop, **self._named(config, kwargs))
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """`stream` for asyncio."""
+        async for chunk in super().astream(input, config, stop=stop, **self._named(config, kwargs)):
+            yield chunk
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request, channel = self._prepare(messages, stop, _from_run(run_manager, kwargs))
+        return self._result(self._answering.complete(request, channel))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request, channel = self._prepare(messages, stop, _from_run(run_manager, kwargs))
+        return self._result(await self._answering.acomplete(request, channel))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        request, channel = self._prepare(messages, stop, _from_run(run_manager, kwargs))
+        if request.aggregation.n > 1:
+            yield whole(self._result(self._answering.complete(request, channel)))
+            return
+        outcome: Outcome[Any] = Outcome(decision=self._answering.regulator.decide(request))
+        for piece in self._answering.stream(request, channel, outcome):
+            if (chunk := chunk_of(piece)) is not None:
+                yield chunk
+        yield last(outcome)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        request, channel = self._prepare(messages, stop, _from_run(run_manager, kwargs))
+        if request.aggregation.n > 1:
+            yield whole(self._result(await self._answering.acomplete(request, channel)))
+            return
+        outcome: Outcome[Any] = Outcome(decision=await self._answering.regulator.adecide(request))
+        async with aclosing(self._answering.astream(request, channel, outcome)) as pieces:
+            async for piece in pieces:
+                if (chunk := chunk_of(piece)) is not None:
+                    yield chunk
+        yield last(outcome)
+
+    # -- from LangChain to a request and back -------------------------------------------------------------------------
+
+    @property
+    def _ready(self) -> Setup:
+        if self._setup is None:
+            self._setup = set_up(self)
+        return self._setup
+
+    @property
+    def _answering(self) -> Answering:
+        return self._ready.answering
+
+    def _named(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Task and aggregation named in the config's metadata become arguments, so that caches tell them apart."""
+        return {**named_in(ensure_config(config).get("metadata")), **kwargs}
+
+    def _prepare(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> tuple[Request, Channel[Any, Any]]:
+        """The request behind a call, and the channel that carries it."""
+        ready = self._ready
+        request, passed = read_request(
+            messages,
+            stop,
+            kwargs,
+            model=ready.target.model,
+            explicit=self._explicit,
+            task=self.task,
+            aggregation=self._how,
+        )
+        self._check_scorer(request.aggregation)
+        return request, ready.channel(messages, passed)
+
+    def _check_scorer(self, how: Aggregation) -> None:
+        if how.kind == "best" and self.scorer is None:
+            raise ConfigError("aggregation 'best' needs a scorer: pass scorer=<function from text to number>")
+
+    def _result(self, outcome: Outcome[Any]) -> ChatResult:
+        return result(outcome, model=self._ready.target.model, scorer=self.scorer, vote_key=self.vote_key)
+
+
+def _from_run(run_manager: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Calls of ``generate`` name the task in the run's metadata."""
+    return {**named_in(getattr(run_manager, "metadata", None)), **kwargs}

@@ -1,0 +1,67 @@
+"""What would be sent, why, and at most at what cost: without any network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from selfreg_sdk.answering import Answering, describe, rounds
+from selfreg_sdk.facts import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The decision for one request, before anything is sent.
+
+    Attributes:
+        payload: the request body as it would be sent.
+        decision: planned, sent and ignored, as in ``response_metadata["selfreg"]``.
+        would_plan: a planning call would come first, because no plan is stored for the task; what is shown then is what a
+            failed plan leads to.
+        worst_case_usd: at most, over all samples, without retries; None if price or token cap is unknown.
+        plan_worst_case_usd: at most, for the planning call.
+        price_source: where the price comes from.
+        capability_sources: where the facts about the model come from.
+    """
+
+    payload: dict[str, Any]
+    decision: dict[str, Any]
+    would_plan: bool
+    worst_case_usd: Decimal | None
+    plan_worst_case_usd: Decimal | None
+    price_source: str | None
+    capability_sources: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "payload": self.payload,
+            **self.decision,
+            "would_plan": self.would_plan,
+            "worst_case_usd": None if self.worst_case_usd is None else str(self.worst_case_usd),
+            "plan_worst_case_usd": None if self.plan_worst_case_usd is None else str(self.plan_worst_case_usd),
+            "price_source": self.price_source,
+            "capability_sources": list(self.capability_sources),
+        }
+
+
+def explain(answering: Answering, request: Request) -> Explanation:
+    """Explain a request; reads the store, sends nothing.
+
+    Raises:
+        ConfigError: the request could not be sent either.
+    """
+    decision = answering.regulator.foresee(request)
+    books = answering.calls.books
+    quote = books.quote(answering.spec(decision))
+    plan_worst = Decimal(0) if decision.would_plan is None else books.quote(decision.would_plan).worst
+    return Explanation(
+        payload=decision.payload,
+        decision=describe(decision),
+        would_plan=decision.would_plan is not None,
+        worst_case_usd=None if quote.worst is None else quote.worst * rounds(decision),
+        plan_worst_case_usd=plan_worst,
+        price_source=None if quote.price is None else quote.price.source,
+        capability_sources=decision.capabilities.sources,
+    )

@@ -1,0 +1,113 @@
+"""From what LangChain hands a chat model to a request: which arguments decide, which name the task, which pass through."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+from pydantic import ValidationError
+
+from policies import FIELDS, Aggregation, DecodingParams, merge, parse_params
+from selfreg_sdk.errors import ConfigError
+from selfreg_sdk.facts import Request
+from selfreg_sdk.lc_messages import to_wire, turns
+
+TASK, AGGREGATION = "selfreg_task", "selfreg_aggregation"
+
+_UNPLANNED = frozenset({"tools", "tool_choice", "functions", "function_call", "response_format"})
+_LANGCHAIN_ONLY = frozenset({"stream", "stream_usage", "ls_structured_output_format", "structured_output_format"})
+_SECRET = frozenset({"api_key", "default_headers"})
+
+
+def read_request(
+    messages: Sequence[BaseMessage],
+    stop: Sequence[str] | None,
+    kwargs: Mapping[str, Any],
+    *,
+    model: str,
+    explicit: DecodingParams,
+    task: str | None,
+    aggregation: Aggregation,
+) -> tuple[Request, dict[str, Any]]:
+    """The request behind a call, and the arguments that pass through to an inner model unchanged.
+
+    A decoding parameter inside ``extra_body`` is as explicit as one beside it: it wins, and it counts for the money.
+
+    Args:
+        messages, stop, kwargs: of the call.
+        model: id of the answering model.
+        explicit, task, aggregation: what holds where the call says nothing.
+
+    Raises:
+        ConfigError: an argument that cannot work.
+    """
+    rest = {name: value for name, value in kwargs.items() if name not in _LANGCHAIN_ONLY}
+    task = rest.pop(TASK, None) or task
+    how = read_aggregation(rest.pop(AGGREGATION, None) or aggregation)
+    extra = dict(rest.pop("extra_body", None) or {})
+    given = _decoding_of(extra) | _decoding_of(rest)
+    if stop:
+        given["stop"] = stop
+    if (other := extra.get("model", rest.get("model", model))) != model:
+        raise ConfigError(f"model={other!r}: prices and settings belong to {model!r}; make another ChatSelfReg for it")
+    body = {**rest, **extra}
+    request = Request(
+        turns=turns(messages),
+        body={"model": model, "messages": to_wire(messages), **body},
+        caller=merge(read_params(given), explicit),
+        task=task,
+        aggregation=how,
+        plannable=not any(body.get(name) for name in _UNPLANNED),
+    )
+    return request, {**rest, **({"extra_body": extra} if extra else {})}
+
+
+def _decoding_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take the decoding parameters out of ``arguments``; None means not given, and the token cap has two names."""
+    taken = {name: arguments.pop(name, None) for name in (*FIELDS, "max_completion_tokens")}
+    cap = taken.pop("max_completion_tokens")
+    found = {name: value for name, value in taken.items() if value is not None}
+    return found if cap is None else {"max_tokens": cap, **found}
+
+
+def read_params(values: Mapping[str, Any]) -> DecodingParams:
+    """Decoding parameters from a user.
+
+    Raises:
+        ConfigError: names the value and what is allowed.
+    """
+    try:
+        return parse_params(values)
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from None
+
+
+def read_aggregation(value: str | Aggregation) -> Aggregation:
+    """An aggregation from a user.
+
+    Raises:
+        ConfigError: names the value and the accepted forms.
+    """
+    try:
+        return Aggregation.parse(value)
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from None
+
+
+def named_in(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Task and aggregation named in a run's metadata."""
+    return {name: metadata[name] for name in (TASK, AGGREGATION) if name in metadata} if metadata else {}
+
+
+def argument_error(exc: ValidationError, known: Iterable[str]) -> ConfigError:
+    """One line for a constructor argument that does not fit; values that may be secret are not shown."""
+    first = exc.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "arguments"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, known, n=1)
+        return ConfigError(f"unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    shown = name if name in _SECRET else f"{name}={reprlib.repr(first['input'])}"
+    return ConfigError(f"{shown}: {first['msg']}")
