@@ -1,0 +1,96 @@
+"""One worker process of F1 on the whole stack: eight threads that call a provider until the budget refuses.
+
+Run as ``python -m tests.faults.paying JSON``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from selfreg_sdk.booking import Books, CallSpec
+from selfreg_sdk.cache import ResponseCache
+from selfreg_sdk.calls import Calls, Retry
+from selfreg_sdk.client import Client
+from selfreg_sdk.errors import BudgetExceeded
+from selfreg_sdk.money import Budget
+from selfreg_sdk.prices import PriceOverride, Prices
+from selfreg_sdk.store import Store
+from tests.faults.spending import METERS
+
+ROOT = Path(__file__).parents[2]
+MAX_TOKENS = 400
+PAYLOAD = {
+    "model": "fake-model",
+    "messages": [{"role": "user", "content": "x" * 2000}],  # the echo of it fills max_tokens
+    "max_tokens": MAX_TOKENS,
+}
+SPEC = CallSpec(model="fake-model", payload=PAYLOAD, max_tokens=MAX_TOKENS)
+RATES = ("0.01", "1.60")
+"""USD per million tokens: with the prompt this cheap a call costs nearly its worst case, and every surplus call shows."""
+PRICE = PriceOverride(input_usd_per_mtok=Decimal(RATES[0]), output_usd_per_mtok=Decimal(RATES[1]))
+
+
+def books(store: Store, *, meter: str, cap: str, base_url: str) -> Books:
+    """The books of one process on the shared store."""
+    return Books(
+        meter=METERS[meter](store),
+        prices=Prices({"fake-model": PRICE}),
+        cache=ResponseCache(store),
+        budgets={"shared": Budget.parse(f"{cap} USD")},
+        base_url=base_url,
+    )
+
+
+def pay_until_refused(calls: Calls, client: Client) -> int:
+    """Call until the budget refuses; returns the number of answers."""
+    for answered in range(1000):
+        try:
+            calls.complete(replace(SPEC, request_id=f"r{answered}"), client)
+        except BudgetExceeded:
+            return answered
+    raise AssertionError("the budget never refused")
+
+
+def start_payer(arguments: dict[str, Any]) -> subprocess.Popen[str]:
+    """A worker process; it says "ready" and starts to pay when it reads a line."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.paying", json.dumps(arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    outcomes: list[int | str] = []
+    with Store.open(given["store"]) as store, Client(base_url=given["base_url"]) as client:
+        kept = books(store, meter=given["meter"], cap=given["cap"], base_url=given["base_url"])
+        calls = Calls(kept, retry=Retry(first_wait=0.01, longest_wait=0.02))
+
+        def work() -> None:
+            try:
+                outcomes.append(pay_until_refused(calls, client))
+            except Exception as error:
+                outcomes.append(repr(error))
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    print(json.dumps(outcomes), flush=True)
+
+
+if __name__ == "__main__":
+    main()
