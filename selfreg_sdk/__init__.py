@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from selfreg_sdk.calls import Retry
     from selfreg_sdk.chat_model import ChatSelfReg
     from selfreg_sdk.config import Settings, load_settings
-    from selfreg_sdk.connection import Timeouts
     from selfreg_sdk.errors import BudgetExceeded, ConfigError, ProviderError, SelfregError
     from selfreg_sdk.money import Budget
     from selfreg_sdk.prices import PriceOverride, Prices
     from selfreg_sdk.usage import Usage
+    from selfreg_sdk.wire.connection import Timeouts
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,7 @@ __getattr__, __dir__ = lazy_exports(
         "selfreg_sdk.calls": ("Retry",),
         "selfreg_sdk.chat_model": ("ChatSelfReg",),
         "selfreg_sdk.config": ("Settings", "load_settings"),
-        "selfreg_sdk.connection": ("Timeouts",),
+        "selfreg_sdk.wire.connection": ("Timeouts",),
         "selfreg_sdk.errors": ("BudgetExceeded", "ConfigError", "ProviderError", "SelfregError"),
         "selfreg_sdk.money": ("Budget",),
         "selfreg_sdk.prices": ("PriceOverride", "Prices"),

@@ -71,7 +71,7 @@ class Calls:
             BudgetExceeded: the worst case does not fit; nothing was sent.
             ProviderError: the last attempt's error.
         """
-        if (hit := self._cached(spec, channel)) is not None:
+        if spec.cached and (hit := self._recall(spec, channel)) is not None:
             return hit, Receipt(flags=("cache",))
         receipt, deadline = Receipt(), time.monotonic() + self.retry.total
         for attempt in Retrying(**self._policy(deadline, receipt)):
@@ -87,7 +87,7 @@ class Calls:
 
     async def acomplete(self, spec: CallSpec, channel: Channel[A, Any]) -> tuple[A, Receipt]:
         """`complete` for asyncio: store work runs in threads, a cancelled call still closes its books."""
-        if (hit := await asyncio.to_thread(self._cached, spec, channel)) is not None:
+        if spec.cached and (hit := await asyncio.to_thread(self._recall, spec, channel)) is not None:
             return hit, Receipt(flags=("cache",))
         receipt, deadline = Receipt(), time.monotonic() + self.retry.total
         async for attempt in AsyncRetrying(**self._policy(deadline, receipt)):
@@ -149,10 +149,8 @@ class Calls:
         for piece in tail.held:
             yield piece
 
-    def _cached(self, spec: CallSpec, channel: Channel[A, Any]) -> A | None:
+    def _recall(self, spec: CallSpec, channel: Channel[A, Any]) -> A | None:
         """A stored answer costs nothing and holds nothing."""
-        if not spec.cached:
-            return None
         key = cache_key(spec.payload, endpoint=channel.endpoint)
         body = self.books.cache.get(key, spec.sample_index)
         return None if body is None else channel.revive(body)

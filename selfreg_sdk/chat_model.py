@@ -27,14 +27,14 @@ from selfreg_sdk.answering import Answering, Outcome
 from selfreg_sdk.booking import Books
 from selfreg_sdk.calls import Retry
 from selfreg_sdk.channel import Channel
-from selfreg_sdk.connection import Timeouts
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.explanation import Explanation, explain
 from selfreg_sdk.facts import Request
-from selfreg_sdk.lc_requests import argument_error, named_in, read_aggregation, read_params, read_request
-from selfreg_sdk.lc_results import chunk_of, last, result, whole
-from selfreg_sdk.lc_setup import Setup, set_up
+from selfreg_sdk.langchain.requests import argument_error, named_in, read_aggregation, read_params, read_request
+from selfreg_sdk.langchain.results import chunk_of, last, result, whole
+from selfreg_sdk.langchain.setup import Setup, set_up
 from selfreg_sdk.prices import Prices
+from selfreg_sdk.wire.connection import Timeouts
 
 
 class ChatSelfReg(BaseChatModel):
@@ -67,7 +67,7 @@ class ChatSelfReg(BaseChatModel):
     """Hard cap, "2.00 USD", "0.50 USD/day" or "20 USD/month": a call whose worst case does not fit is not sent."""
     budget_name: str | None = None
     """Every call under this name in the same store counts against the cap, over processes and restarts."""
-    store: str | Path | None = None
+    store: str | Path | None = Field(None, repr=False, exclude=True)
     """SQLite path or database URL; None is SELFREG_STORE or the user's data folder."""
     prices: Prices | Path | None = None
     """Price overrides for models the price list does not know."""

@@ -19,14 +19,14 @@ from typing import Any, NoReturn, Self
 import openai
 from pydantic import SecretStr
 
-from selfreg_sdk.background import background_loop
-from selfreg_sdk.connection import TRANSPORT, Body, Clock, Timeouts, post_error, tls_context
 from selfreg_sdk.endpoint import endpoint_id, parse_base_url
 from selfreg_sdk.errors import ConfigError, MalformedReply, ProviderError
-from selfreg_sdk.http_errors import reported_error
-from selfreg_sdk.pools import Pools, close, close_pools, closing_with_loop
-from selfreg_sdk.replies import Chunk, Reply, parse_reply
-from selfreg_sdk.sse import ChunkReader
+from selfreg_sdk.wire.background import background_loop
+from selfreg_sdk.wire.connection import TRANSPORT, Body, Clock, Timeouts, post_error, tls_context
+from selfreg_sdk.wire.http_errors import reported_error
+from selfreg_sdk.wire.pools import Pools, close, close_pools, closing_with_loop
+from selfreg_sdk.wire.replies import Chunk, Reply, parse_reply
+from selfreg_sdk.wire.sse import ChunkReader
 
 __all__ = ["OPENAI_URL", "Chunk", "Client", "Reply", "Timeouts"]
 

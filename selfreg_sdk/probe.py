@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from selfreg_sdk.client import checked_url
 from selfreg_sdk.errors import ConnectFailed, MalformedReply, ProviderTimeout
-from selfreg_sdk.http_errors import status_error
+from selfreg_sdk.wire.http_errors import status_error
 
 
 def probe(base_url: str, *, api_key: SecretStr | str | None = None, timeout: float = 5.0) -> list[str]:

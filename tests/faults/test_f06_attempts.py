@@ -12,7 +12,7 @@ from langchain_openai import ChatOpenAI
 
 from selfreg_sdk import ChatSelfReg
 from selfreg_sdk.errors import ServerFailed
-from selfreg_sdk.inner import InnerChannel
+from selfreg_sdk.langchain.inner import InnerChannel
 from tests.fake_provider import FakeProvider, closed_before_headers, rate_limited, server_error
 from tests.faults.clients import must_fail
 from tests.stack import MODEL, PRICES, QUICK, call, chat, stack

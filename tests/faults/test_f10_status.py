@@ -19,7 +19,7 @@ from selfreg_sdk.errors import (
     RateLimited,
     ServerFailed,
 )
-from selfreg_sdk.http_errors import retry_after
+from selfreg_sdk.wire.http_errors import retry_after
 from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
 from tests.faults.clients import ANSWER, ASK, FACES, Face, caught, complete, make, must_fail

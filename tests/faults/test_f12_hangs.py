@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from selfreg_sdk.client import Client, Timeouts
-from selfreg_sdk.connection import Clock
 from selfreg_sdk.errors import ProviderTimeout
+from selfreg_sdk.wire.connection import Clock
 from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
 from tests.faults.clients import (

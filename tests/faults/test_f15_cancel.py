@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from selfreg_sdk.background import background_loop
 from selfreg_sdk.booking import CallSpec, Receipt
 from selfreg_sdk.calls import Calls
 from selfreg_sdk.meter import Meter
 from selfreg_sdk.store import Store
+from selfreg_sdk.wire.background import background_loop
 from tests.fake_provider import FakeProvider, hang_before_headers, hang_between_chunks
 from tests.stack import HANG, Stack, call, chat, request, stack
 

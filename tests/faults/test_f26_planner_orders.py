@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from policies import CHOICES, Bounds, Interval
 from selfreg_sdk.money import Budget
 from selfreg_sdk.regulator import Decision
-from selfreg_sdk.replies import Reply
 from selfreg_sdk.usage import Usage
+from selfreg_sdk.wire.replies import Reply
 from tests.fake_provider import FakeProvider
 from tests.faults.clients import must_fail
 from tests.stack import PLANNER, Stack, body, is_planning, plans, request, stack, vote

@@ -19,7 +19,7 @@ from selfreg_sdk.errors import (
     RateLimited,
     ServerFailed,
 )
-from selfreg_sdk.http_errors import rejected_parameter, reported_error, status_error
+from selfreg_sdk.wire.http_errors import rejected_parameter, reported_error, status_error
 
 URL = "https://api.example.com/v1"
 SENT: dict[str, Any] = {

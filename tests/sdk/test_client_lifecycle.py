@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from selfreg_sdk.background import background_loop
 from selfreg_sdk.client import Client, Timeouts
+from selfreg_sdk.wire.background import background_loop
 from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
 

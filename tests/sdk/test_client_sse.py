@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import MalformedReply, ProviderError, TruncatedStream
-from selfreg_sdk.sse import ChunkReader
+from selfreg_sdk.wire.sse import ChunkReader
 
 
 def event(text: str | None = None, finish: str | None = None, index: int = 0) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_rubbish_is_a_typed_error(pieces: list[bytes]) -> None:
 
 
 def test_a_line_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfreg_sdk.sse._MOST_LINE_BYTES", 1000)
+    monkeypatch.setattr("selfreg_sdk.wire.sse._MOST_LINE_BYTES", 1000)
     with pytest.raises(MalformedReply, match="1000 bytes"):
         read([b"data: " + b"x" * 400] * 5)
 

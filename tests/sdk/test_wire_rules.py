@@ -13,9 +13,9 @@ from selfreg_sdk.answering import Outcome
 from selfreg_sdk.assembly import Choices, Target, assemble
 from selfreg_sdk.client import Client
 from selfreg_sdk.facts import Request
-from selfreg_sdk.replies import Reply
 from selfreg_sdk.runtime import runtime
 from selfreg_sdk.vendors import Vendor
+from selfreg_sdk.wire.replies import Reply
 from tests.fake_provider import FakeProvider
 from tests.sdk.regulated import ONCE
 

@@ -14,7 +14,7 @@ from typing import Any
 import openai
 
 from selfreg_sdk.errors import ConfigError, ConnectFailed, MalformedReply, ProviderError, ProviderTimeout
-from selfreg_sdk.http_errors import status_error
+from selfreg_sdk.wire.http_errors import status_error
 
 # openai 2.x speaks through httpx, 3.x through httpx2; this is whichever it brought.
 TRANSPORT = sys.modules[

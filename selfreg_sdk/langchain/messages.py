@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, conv
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
-from selfreg_sdk.replies import Chunk, Reply, content_text
 from selfreg_sdk.usage import Usage
+from selfreg_sdk.wire.replies import Chunk, Reply, content_text
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "developer": "system"}
 

@@ -10,9 +10,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 
 from selfreg_sdk.aggregate import Scorer, VoteKey, ranking
 from selfreg_sdk.answering import Outcome
-from selfreg_sdk.inner import InnerAnswer, InnerPiece
-from selfreg_sdk.lc_messages import generations, piece_of
-from selfreg_sdk.replies import Chunk, Reply
+from selfreg_sdk.langchain.inner import InnerAnswer, InnerPiece
+from selfreg_sdk.langchain.messages import generations, piece_of
+from selfreg_sdk.wire.replies import Chunk, Reply
 
 
 def result(outcome: Outcome[Any], *, model: str, scorer: Scorer | None, vote_key: VoteKey) -> ChatResult:

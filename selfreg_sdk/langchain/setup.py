@@ -15,12 +15,12 @@ from selfreg_sdk.assembly import Choices, Target, assemble
 from selfreg_sdk.channel import Channel
 from selfreg_sdk.client import Client
 from selfreg_sdk.config import Settings, load_settings
-from selfreg_sdk.connection import Timeouts
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.inner import InnerChannel, inner_endpoint, inner_model_id
+from selfreg_sdk.langchain.inner import InnerChannel, inner_endpoint, inner_model_id
 from selfreg_sdk.money import Budget
 from selfreg_sdk.runtime import runtime
 from selfreg_sdk.vendors import vendor_of_class, vendor_of_url
+from selfreg_sdk.wire.connection import Timeouts
 
 if TYPE_CHECKING:
     from selfreg_sdk.chat_model import ChatSelfReg

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from policies import FIELDS, Aggregation, DecodingParams, merge, parse_params
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.facts import Request
-from selfreg_sdk.lc_messages import to_wire, turns
+from selfreg_sdk.langchain.messages import to_wire, turns
 
 TASK, AGGREGATION = "selfreg_task", "selfreg_aggregation"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from selfreg_sdk.errors import MalformedReply, ProviderError, TruncatedStream
-from selfreg_sdk.replies import Chunk, content_text, parse_usage
+from selfreg_sdk.wire.replies import Chunk, content_text, parse_usage
 
 _MOST_LINE_BYTES = 16 * 2**20
 _QUIET_FIELDS = (b"event", b"id", b"retry")

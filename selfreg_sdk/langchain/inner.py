@@ -34,8 +34,8 @@ from selfreg_sdk.errors import (
     SelfregError,
     TruncatedStream,
 )
-from selfreg_sdk.http_errors import status_error
 from selfreg_sdk.usage import Usage
+from selfreg_sdk.wire.http_errors import status_error
 
 _DECODING = frozenset(FIELDS) | {"max_completion_tokens"}
 

@@ -1,0 +1,1 @@
+"""Below the client: connections, streams, replies and what servers' errors mean."""
