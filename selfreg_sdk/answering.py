@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from selfreg_sdk.booking import CallSpec, Receipt
 from selfreg_sdk.calls import Calls
 from selfreg_sdk.channel import Answer, Channel, Piece
-from selfreg_sdk.errors import BudgetExceeded, ParameterRejected, ProviderError
+from selfreg_sdk.errors import BudgetExceeded, ContextLengthExceeded, ParameterRejected, ProviderError
 from selfreg_sdk.facts import Request
 from selfreg_sdk.regulator import Decision, Regulator
 
@@ -105,8 +105,8 @@ class Answering:
             try:
                 self._add(outcome, *self.calls.complete(self.spec(outcome.decision), channel))
                 break
-            except ParameterRejected as exc:
-                outcome.decision = self.regulator.without(outcome.decision, exc)
+            except (ParameterRejected, ContextLengthExceeded) as exc:
+                outcome.decision = self.regulator.concede(outcome.decision, exc)
         for index in range(1, rounds(outcome.decision)):
             try:
                 self._add(outcome, *self.calls.complete(self.spec(outcome.decision, index), channel))
@@ -123,8 +123,8 @@ class Answering:
             try:
                 self._add(outcome, *await self.calls.acomplete(self.spec(outcome.decision), channel))
                 break
-            except ParameterRejected as exc:
-                outcome.decision = await asyncio.to_thread(self.regulator.without, outcome.decision, exc)
+            except (ParameterRejected, ContextLengthExceeded) as exc:
+                outcome.decision = await asyncio.to_thread(self.regulator.concede, outcome.decision, exc)
         more = [
             self.calls.acomplete(self.spec(outcome.decision, index), channel)
             for index in range(1, rounds(outcome.decision))
@@ -146,8 +146,8 @@ class Answering:
             try:
                 yield from self.calls.stream(self.spec(outcome.decision), channel, receipt)
                 return
-            except ParameterRejected as exc:
-                outcome.decision = self.regulator.without(outcome.decision, exc)
+            except (ParameterRejected, ContextLengthExceeded) as exc:
+                outcome.decision = self.regulator.concede(outcome.decision, exc)
 
     async def astream(
         self, request: Request, channel: Channel[Any, P], outcome: Outcome[Any]
@@ -162,15 +162,23 @@ class Answering:
                     async for piece in pieces:
                         yield piece
                 return
-            except ParameterRejected as exc:
-                outcome.decision = await asyncio.to_thread(self.regulator.without, outcome.decision, exc)
+            except (ParameterRejected, ContextLengthExceeded) as exc:
+                outcome.decision = await asyncio.to_thread(self.regulator.concede, outcome.decision, exc)
 
     def spec(self, decision: Decision, index: int = 0) -> CallSpec:
-        """The paid call that carries out a decision; ``index`` counts repeated draws of the same payload."""
-        sent = decision.compiled.sent
+        """The paid call that carries out a decision.
+
+        Args:
+            decision: what is sent.
+            index: counts repeated draws of the same payload. Each has a seed of its own if there is one at all: draws with
+                the same seed would be one sample, paid for several times.
+        """
+        sent, payload = decision.compiled.sent, decision.payload
+        if index and sent.seed is not None:
+            payload["seed"] = sent.seed + index
         return CallSpec(
             model=self.regulator.model,
-            payload=decision.payload,
+            payload=payload,
             params=decision.compiled.wire,
             max_tokens=sent.max_tokens,
             n=sent.n or 1,

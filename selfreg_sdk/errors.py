@@ -167,7 +167,13 @@ def _rebuild_parameter_rejected(message: str, param: str, status: int | None, bo
 
 
 class ContextLengthExceeded(BadRequest):
-    """Prompt and max_tokens do not fit the context window."""
+    """Prompt and max_tokens do not fit the context window.
+
+    Attributes:
+        room: output tokens that would have fitted, if the provider said how long window and prompt are.
+    """
+
+    room: int | None = None
 
 
 class MalformedReply(ProviderError):

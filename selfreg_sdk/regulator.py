@@ -26,7 +26,7 @@ from policies import (
     compile_params,
 )
 from selfreg_sdk.booking import Books, CallSpec
-from selfreg_sdk.errors import ParameterRejected
+from selfreg_sdk.errors import ContextLengthExceeded, ParameterRejected
 from selfreg_sdk.facts import FactFinder, Request
 from selfreg_sdk.planner import Planned
 from selfreg_sdk.prices import prompt_token_bound
@@ -137,6 +137,34 @@ class Regulator:
         would_plan = self._policy.missing(facts) == "plan" and self._facts.may_plan(request)
         decision = self._decision(request, facts.learn("plan", facts.plan), None)
         return replace(decision, would_plan=self._facts.spec(request, facts.task) if would_plan else None)
+
+    def concede(self, decision: Decision, refusal: ParameterRejected | ContextLengthExceeded) -> Decision:
+        """The decision after the provider refused it, where the refusal is about something of ours.
+
+        Raises:
+            ParameterRejected, ContextLengthExceeded: it is about something of the caller's, or was conceded already.
+        """
+        if isinstance(refusal, ParameterRejected):
+            return self.without(decision, refusal)
+        return self.shortened(decision, refusal)
+
+    def shortened(self, decision: Decision, exc: ContextLengthExceeded) -> Decision:
+        """The decision with a token cap that fits the context window, if the cap is ours and the provider named the room.
+
+        Not remembered: the room depends on the prompt.
+
+        Raises:
+            ContextLengthExceeded: nothing of ours is too long.
+        """
+        cap = decision.compiled.sent.max_tokens
+        if decision.request.caller.max_tokens is not None or cap is None or not exc.room or exc.room >= cap:
+            raise exc
+        capabilities = replace(decision.capabilities, max_output_tokens=exc.room)
+        return replace(
+            decision,
+            capabilities=capabilities,
+            compiled=self._compile(decision.request, decision.proposal, capabilities),
+        )
 
     def without(self, decision: Decision, exc: ParameterRejected) -> Decision:
         """The decision after the provider refused a field: remembered for this model and endpoint, and not sent again.

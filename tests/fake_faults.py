@@ -119,6 +119,18 @@ def context_length_exceeded() -> Fault:
     )
 
 
+def too_long(*, window: int, prompt: int, cap: int) -> Fault:
+    """A 400 that says how long the context window, the prompt and the token cap are."""
+    return status(
+        400,
+        f"This model's maximum context length is {window} tokens. However, you requested {prompt + cap} tokens "
+        f"({prompt} in the messages, {cap} in the completion).",
+        type="invalid_request_error",
+        error_code="context_length_exceeded",
+        param="messages",
+    )
+
+
 def rejects(param: str, **how: Any) -> Fault:
     """One 400 that names ``param``, whether or not it was sent."""
     return rejection(RejectParam(param=param, **how))

@@ -40,7 +40,8 @@ def local_server(model: str) -> Iterator[LocalServer]:
     Raises:
         ConfigError: it does not start; the message holds its last words.
     """
-    command = backend_command("serve", model, "--port", "0")
+    # One thread: a small model gains nothing from more, and loses much when they have to share cores.
+    command = backend_command("serve", model, "--port", "0", "--threads", "1")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines: Queue[str | None] = Queue()
     Thread(target=_read, args=(process, lines), daemon=True).start()

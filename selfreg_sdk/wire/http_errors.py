@@ -34,6 +34,8 @@ _CONTEXT_WORDS = re.compile(
     r"|maximum prompt length|max_model_len|input token count",
     re.IGNORECASE,
 )
+_WINDOW = re.compile(r"maximum context length is (\d{1,9}) tokens", re.IGNORECASE)
+_PROMPT = re.compile(r"(\d{1,9}) in the (?:messages|prompt)|has (\d{1,9}) input tokens", re.IGNORECASE)
 _COMPLAINT = re.compile(
     r"unsupported|not (be )?(supported|permitted|allowed|enabled|available|valid|accepted)|(does|do)( not|n't) (support|accept)"
     r"|unrecognized|unknown|unexpected|extra (inputs|fields)|cannot|deprecated|invalid|may only|must be|must not"
@@ -161,13 +163,23 @@ def _bad_request(
     status: int, error: Mapping[str, Any], message: str, code: str, *, text: str, payload: Mapping[str, Any]
 ) -> BadRequest:
     if code in _CONTEXT_CODES or _CONTEXT_WORDS.search(_message(error)[:2000]):
-        return ContextLengthExceeded(message, status=status, body=text)
+        too_long = ContextLengthExceeded(message, status=status, body=text)
+        too_long.room = _room(_message(error)[:2000])
+        return too_long
     if name := rejected_parameter(error, payload):
         return ParameterRejected(message, param=name, status=status, body=text)
     failure = BadRequest(message, status=status, body=text)
     named = error.get("param")
     failure.param = named if isinstance(named, str) else None
     return failure
+
+
+def _room(message: str) -> int | None:
+    """Output tokens that fit, from "maximum context length is 2048 tokens ... (100 in the messages, ...)"; None if unsaid."""
+    window, prompt = _WINDOW.search(message), _PROMPT.search(message)
+    if window is None or prompt is None:
+        return None
+    return max(int(window[1]) - int(prompt[1] or prompt[2]), 0)
 
 
 def _error_object(body: object) -> tuple[bool, Mapping[str, Any]]:

@@ -11,9 +11,9 @@ import pytest
 
 from policies import DecodingParams, StaticPolicy
 from selfreg_sdk.answering import Outcome
-from selfreg_sdk.errors import ParameterRejected
+from selfreg_sdk.errors import ContextLengthExceeded, ParameterRejected
 from selfreg_sdk.store.capabilities import LearnedCapabilities
-from tests.fake_provider import FakeProvider, RejectParam
+from tests.fake_provider import FakeProvider, RejectParam, too_long
 from tests.faults.clients import must_fail
 from tests.stack import Stack, request, stack, vote
 
@@ -145,6 +145,39 @@ def test_f16_a_model_that_takes_no_n_is_asked_n_times(provider: FakeProvider, fa
         assert len(outcome.answers) == 3
         assert outcome.cost == provider.billed.usd
     assert [payload.get("n") for payload in provider.payloads] == [3, None, None, None]
+
+
+@every_face
+def test_f16_a_planned_cap_too_long_for_the_window_is_shortened(provider: FakeProvider, face: Face) -> None:
+    provider.script(too_long(window=128, prompt=100, cap=40))
+    with stack(provider, cap="1 USD") as on:
+        outcome = face(on, request(), **policy())
+
+    assert [payload["max_tokens"] for payload in provider.payloads] == [40, 28]
+    changes = [change.as_dict() for change in outcome.decision.compiled.adjustments]
+    assert [
+        (change["wanted"], change["sent"], change["why"]) for change in changes if change["field"] == "max_tokens"
+    ] == [(40, 28, "capability")]
+
+
+@every_face
+@pytest.mark.parametrize(("prompt", "caller"), [(100, 40), (128, None), (60, None)])
+def test_f16_a_window_that_shortening_cannot_help_is_an_error(
+    provider: FakeProvider, face: Face, prompt: int, caller: int | None
+) -> None:
+    """The caller's own cap, a prompt that fills the window, and a refusal that contradicts itself."""
+    provider.script(*[too_long(window=128, prompt=prompt, cap=40)] * 5)
+    with stack(provider) as on, pytest.raises(ContextLengthExceeded):
+        face(on, request(caller=DecodingParams(max_tokens=caller)), **policy())
+    assert len(provider.requests) == 1
+
+
+@every_face
+def test_f16_shortening_ends_when_the_provider_is_not_content(provider: FakeProvider, face: Face) -> None:
+    provider.script(*[too_long(window=128, prompt=100, cap=40)] * 5)
+    with stack(provider) as on, pytest.raises(ContextLengthExceeded):
+        face(on, request(), **policy())
+    assert len(provider.requests) == 2
 
 
 # -- tests of the tests ------------------------------------------------------------------------------------------------
