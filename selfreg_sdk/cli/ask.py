@@ -37,7 +37,7 @@ def ask(
 
     The key comes from OPENAI_API_KEY or SELFREG_API_KEY. Try it on the model that comes along:
 
-    selfreg serve &  selfreg ask "Put into Pig Latin: green tea" -m tiny --base-url http://127.0.0.1:8000/v1 --server selfreg
+    selfreg serve &  selfreg ask "Put \"green tea\" into Pig Latin." -m tiny --base-url http://127.0.0.1:8000/v1 --server selfreg
     """
     llm = chat_model(
         model=model, base_url=base_url, server=server, budget=budget, prices=prices, store=store, params=param
