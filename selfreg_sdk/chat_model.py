@@ -6,20 +6,19 @@ decides, sends and pays goes through `selfreg_sdk.answering`; this file only spe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from langchain_core.runnables import Runnable, RunnableConfig
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from policies import FIELDS, Aggregation, Bounds, DecodingParams, Policy
 from selfreg_sdk.aggregate import Scorer, VoteKey, plain
@@ -30,11 +29,24 @@ from selfreg_sdk.channel import Channel
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.explanation import Explanation, explain
 from selfreg_sdk.facts import Request
-from selfreg_sdk.langchain.requests import argument_error, named_in, read_aggregation, read_params, read_request
+from selfreg_sdk.langchain.requests import (
+    argument_error,
+    of_config,
+    of_run,
+    read_aggregation,
+    read_params,
+    read_request,
+)
 from selfreg_sdk.langchain.results import chunk_of, last, result, whole
+from selfreg_sdk.langchain.schemas import Schema, Tool, ToolChoice
 from selfreg_sdk.langchain.setup import Setup, set_up
+from selfreg_sdk.langchain.tools import Method, with_schema, with_tools
 from selfreg_sdk.prices import Prices
 from selfreg_sdk.wire.connection import Timeouts
+
+Stop = list[str] | None
+Run = CallbackManagerForLLMRun | None
+AsyncRun = AsyncCallbackManagerForLLMRun | None
 
 
 class ChatSelfReg(BaseChatModel):
@@ -92,7 +104,13 @@ class ChatSelfReg(BaseChatModel):
     server: str | None = None
     """What serves ``base_url`` ("vllm", "ollama", "selfreg"), if it takes more than the protocol names."""
     timeouts: Timeouts | None = None
+    timeout: float | None = None
+    """Seconds one attempt may take; short for ``Timeouts(total=...)``. Around an inner model, its own client's hold."""
     retry: Retry = Retry()
+    max_retries: int | None = None
+    """Short for ``Retry(attempts=1 + max_retries)``."""
+    streaming: bool = False
+    """Stream even where one answer is asked for, as LangChain's other models do."""
     cache_answers: bool = False
     """Answer identical requests from the store, and keep answers there."""
     default_headers: dict[str, SecretStr] = Field(default_factory=dict)
@@ -115,6 +133,7 @@ class ChatSelfReg(BaseChatModel):
     _explicit: DecodingParams = PrivateAttr()
     _how: Aggregation = PrivateAttr()
     _setup: Setup | None = PrivateAttr(default=None)
+    _others: dict[str, Setup] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **given: Any) -> None:
         try:
@@ -125,40 +144,70 @@ class ChatSelfReg(BaseChatModel):
 
     def _settle(self) -> None:
         """Check what was given together, and set up what answers."""
-        self._explicit = read_params({name: value for name in FIELDS if (value := getattr(self, name)) is not None})
+        given = {name: value for name in FIELDS if (value := getattr(self, name)) not in (None, [], ())}
+        self._explicit = read_params(given)
         self._how = read_aggregation(self.aggregation)
         if self.model is not None and self.inner is not None:
             raise ConfigError("give either model=<id> or inner=<LangChain chat model>, not both")
         self._check_scorer(self._how)
-        self._setup = set_up(self)
+        self._setup, self._others = set_up(self), {}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with ``update``, as pydantic makes it; what is updated takes effect.
-
-        Raises:
-            ConfigError: something given cannot work.
-        """
+        """A copy with ``update``, as pydantic makes it; what is updated takes effect, or is a `ConfigError`."""
         copy = super().model_copy(update=update, deep=deep)
         if update:
+            if "inner" in update and "profile" not in update:
+                copy.profile = copy._resolve_model_profile()
             copy._settle()
         return copy
 
     # -- for users ----------------------------------------------------------------------------------------------------
 
     def explain(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Explanation:
-        """What would be sent for ``input``, why, and at most at what cost; reads the store, sends nothing.
-
-        Args:
-            input, config, kwargs: as for ``invoke``.
-        """
+        """What would be sent for ``input``, why, and at most at what cost; takes what ``invoke`` takes, sends nothing."""
         messages = self._convert_input(input).to_messages()
-        request, _ = self._prepare(messages, kwargs.pop("stop", None), self._named(config, kwargs))
-        return explain(self._answering, request)
+        answering, request, _ = self._prepare(messages, kwargs.pop("stop", None), of_config(config, kwargs))
+        return explain(answering, request)
 
     @property
     def books(self) -> Books:
         """Budgets, prices and the ledger behind this model."""
-        return self._answering.calls.books
+        return self._ready.answering.calls.books
+
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: ToolChoice = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """This model with tools it may call: as ChatOpenAI binds them, and around an inner model as that one does."""
+        given = {"tool_choice": tool_choice, "strict": strict, "parallel_tool_calls": parallel_tool_calls}
+        return with_tools(self, tools, given, kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Schema | None = None,
+        *,
+        method: Method | None = None,
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """This model answering with objects of ``schema``: instances of a pydantic class, else dicts.
+
+        Args:
+            schema: pydantic class, TypedDict or JSON schema with a title; None for any JSON object ("json_mode").
+            method: None is "json_schema", and around an inner model what that one prefers.
+            include_raw: answer with the message as well: {"raw", "parsed", "parsing_error"}.
+            strict: follow the schema exactly; None does so for pydantic classes with "json_schema".
+
+        Raises:
+            ConfigError: a schema or a combination that cannot work.
+        """
+        return with_schema(self, schema, method=method, include_raw=include_raw, strict=strict, kwargs=kwargs)
 
     # -- what LangChain asks ------------------------------------------------------------------------------------------
 
@@ -182,101 +231,76 @@ class ChatSelfReg(BaseChatModel):
             **self._explicit.set_fields(),
         }
 
+    def _get_ls_params(self, stop: Stop = None, **kwargs: Any) -> LangSmithParams:
+        """What the caller decided; what a policy decides is in the record of the answer."""
+        params = super()._get_ls_params(stop=stop or list(self._explicit.stop or ()) or None, **kwargs)
+        params.setdefault("ls_model_name", self._ready.target.model)
+        provider = None if self.inner is None else self.inner._get_ls_params().get("ls_provider")
+        params["ls_provider"] = provider or self._ready.target.vendor.rules or "selfreg"
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return None if self.inner is None else self.inner.profile
+
     def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: Stop = None, **kwargs: Any
     ) -> AIMessage:
         """Answer one input; ``config["metadata"]["selfreg_task"]`` names its task."""
-        return super().invoke(input, config, stop=stop, **self._named(config, kwargs))
+        return super().invoke(input, config, stop=stop, **of_config(config, kwargs))
 
     async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: Stop = None, **kwargs: Any
     ) -> AIMessage:
         """`invoke` for asyncio."""
-        return await super().ainvoke(input, config, stop=stop, **self._named(config, kwargs))
+        return await super().ainvoke(input, config, stop=stop, **of_config(config, kwargs))
 
     def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: Stop = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """Answer one input in pieces. Where several samples become one answer, it arrives in one piece."""
-        return super().stream(input, config, stop=stop, **self._named(config, kwargs))
+        return super().stream(input, config, stop=stop, **of_config(config, kwargs))
 
     async def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: Stop = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """`stream` for asyncio."""
-        async for chunk in super().astream(input, config, stop=stop, **self._named(config, kwargs)):
+        async for chunk in super().astream(input, config, stop=stop, **of_config(config, kwargs)):
             yield chunk
 
     def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Stop = None, run_manager: Run = None, **kwargs: Any
     ) -> ChatResult:
-        request, channel = self._prepare(messages, stop, _from_run(run_manager, kwargs))
-        return self._result(self._answering.complete(request, channel))
+        answering, request, channel = self._prepare(messages, stop, of_run(run_manager, kwargs))
+        return self._result(answering.complete(request, channel))
 
     async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Stop = None, run_manager: AsyncRun = None, **kwargs: Any
     ) -> ChatResult:
-        request, channel = self._prepare(messages, stop, _from_run(run_manager, kwargs))
-        return self._result(await self._answering.acomplete(request, channel))
+        answering, request, channel = self._prepare(messages, stop, of_run(run_manager, kwargs))
+        return self._result(await answering.acomplete(request, channel))
 
     def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Stop = None, run_manager: Run = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        request, channel = self._prepare(messages, stop, _from_run(run_manager, kwargs))
+        answering, request, channel = self._prepare(messages, stop, of_run(run_manager, kwargs))
         if request.aggregation.n > 1:
-            yield whole(self._result(self._answering.complete(request, channel)))
+            yield whole(self._result(answering.complete(request, channel)))
             return
-        outcome: Outcome[Any] = Outcome(decision=self._answering.regulator.decide(request))
-        for piece in self._answering.stream(request, channel, outcome):
+        outcome: Outcome[Any] = Outcome(decision=answering.regulator.decide(request))
+        for piece in answering.stream(request, channel, outcome):
             if (chunk := chunk_of(piece)) is not None:
                 yield chunk
         yield last(outcome)
 
     async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Stop = None, run_manager: AsyncRun = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request, channel = self._prepare(messages, stop, _from_run(run_manager, kwargs))
+        answering, request, channel = self._prepare(messages, stop, of_run(run_manager, kwargs))
         if request.aggregation.n > 1:
-            yield whole(self._result(await self._answering.acomplete(request, channel)))
+            yield whole(self._result(await answering.acomplete(request, channel)))
             return
-        outcome: Outcome[Any] = Outcome(decision=await self._answering.regulator.adecide(request))
-        async with aclosing(self._answering.astream(request, channel, outcome)) as pieces:
+        outcome: Outcome[Any] = Outcome(decision=await answering.regulator.adecide(request))
+        async with aclosing(answering.astream(request, channel, outcome)) as pieces:
             async for piece in pieces:
                 if (chunk := chunk_of(piece)) is not None:
                     yield chunk
@@ -290,19 +314,20 @@ class ChatSelfReg(BaseChatModel):
             self._setup = set_up(self)
         return self._setup
 
-    @property
-    def _answering(self) -> Answering:
-        return self._ready.answering
-
-    def _named(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Task and aggregation named in the config's metadata become arguments, so that caches tell them apart."""
-        return {**named_in(ensure_config(config).get("metadata")), **kwargs}
+    def _for_model(self, model: object) -> Setup:
+        """The parts behind a call that names ``model``; None names none."""
+        ready = self._ready
+        if model in (None, ready.target.model):
+            return ready
+        if ready.other is None or not isinstance(model, str):
+            raise ConfigError(f"model={model!r}: the inner model is {ready.target.model!r}; make another ChatSelfReg")
+        return self._others.get(model) or self._others.setdefault(model, ready.other(model))
 
     def _prepare(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
-    ) -> tuple[Request, Channel[Any, Any]]:
-        """The request behind a call, and the channel that carries it."""
-        ready = self._ready
+    ) -> tuple[Answering, Request, Channel[Any, Any]]:
+        """What answers a call, the request behind it, and the channel that carries it."""
+        ready = self._for_model(kwargs.get("model"))
         request, passed = read_request(
             messages,
             stop,
@@ -313,16 +338,11 @@ class ChatSelfReg(BaseChatModel):
             aggregation=self._how,
         )
         self._check_scorer(request.aggregation)
-        return request, ready.channel(messages, passed)
+        return ready.answering, request, ready.channel(messages, passed)
 
     def _check_scorer(self, how: Aggregation) -> None:
         if how.kind == "best" and self.scorer is None:
             raise ConfigError("aggregation 'best' needs a scorer: pass scorer=<function from text to number>")
 
     def _result(self, outcome: Outcome[Any]) -> ChatResult:
-        return result(outcome, model=self._ready.target.model, scorer=self.scorer, vote_key=self.vote_key)
-
-
-def _from_run(run_manager: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Calls of ``generate`` name the task in the run's metadata."""
-    return {**named_in(getattr(run_manager, "metadata", None)), **kwargs}
+        return result(outcome, scorer=self.scorer, vote_key=self.vote_key)

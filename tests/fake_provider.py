@@ -32,6 +32,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from tests.fake_billing import Billed, count_tokens, prompt_tokens
 from tests.fake_billing import read_bills as read_bills
@@ -52,7 +53,8 @@ class FakeProvider:
     """An OpenAI-compatible server on a free loopback port; a context manager.
 
     Args:
-        reply: the answer to a payload: one text for all samples, or a list with one per sample.
+        reply: the answer to a payload: one for all samples, or a list with one per sample. Each is a text, or a message
+            (fields beside ``role``), for tool calls.
         price: USD per million prompt and completion tokens.
         rules: standing rules, see :class:`RejectParam` and :class:`IgnoreParam`.
         models: ids that GET /v1/models lists.
@@ -63,7 +65,7 @@ class FakeProvider:
     def __init__(
         self,
         *,
-        reply: Callable[[Payload], str | list[str]] = echo,
+        reply: Callable[[Payload], str | Payload | list[str]] = echo,
         price: tuple[Decimal, Decimal] = (Decimal("0.40"), Decimal("1.60")),
         rules: tuple[RejectParam | IgnoreParam, ...] = (),
         models: tuple[str, ...] = ("fake-model",),
@@ -251,21 +253,21 @@ class _Exchange:
     def completion(self, payload: Payload) -> Payload:
         count = payload.get("n") or 1
         replies = self.provider.reply(payload)
-        texts = [replies] * count if isinstance(replies, str) else replies[:count]
+        answers: list[Any] = replies[:count] if isinstance(replies, list) else [replies] * count
         cap = payload.get("max_completion_tokens") or payload.get("max_tokens")
         choices, spent = [], 0
-        for index, text in enumerate(texts):
-            over = cap is not None and count_tokens(text) > cap
-            if cap is not None:
-                text = text[: 4 * cap]
-            spent += count_tokens(text)
-            choices.append(
-                {
-                    "index": index,
-                    "message": {"role": "assistant", "content": text},
-                    "finish_reason": "length" if over else "stop",
-                }
-            )
+        for index, answer in enumerate(answers):
+            if isinstance(answer, dict):
+                spent += count_tokens(json.dumps(answer))
+                message = {"role": "assistant", **answer}
+                reason = "tool_calls" if answer.get("tool_calls") else "stop"
+            else:
+                over = cap is not None and count_tokens(answer) > cap
+                text = answer if cap is None else answer[: 4 * cap]
+                spent += count_tokens(text)
+                message = {"role": "assistant", "content": text}
+                reason = "length" if over else "stop"
+            choices.append({"index": index, "message": message, "finish_reason": reason})
         used = prompt_tokens(payload)
         return {
             "id": f"chatcmpl-{len(self.provider.requests)}",

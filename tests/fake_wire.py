@@ -23,7 +23,10 @@ class Request:
 
 
 def events(completion: Payload, *, usage: bool) -> list[Any]:
-    """The stream of a completion: per sample a role, two halves of the text, a finish; then usage, then [DONE]."""
+    """The stream of a completion: per sample a role, two halves of the text, a finish; then usage, then [DONE].
+
+    A tool call comes as its head, and its arguments in two halves; other fields of a message come whole.
+    """
     base = {key: completion[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
 
     def event(index: int, delta: Payload, finish: str | None = None) -> Payload:
@@ -31,14 +34,22 @@ def events(completion: Payload, *, usage: bool) -> list[Any]:
 
     events: list[Any] = []
     for choice in completion["choices"]:
-        index, text = choice["index"], choice["message"]["content"]
-        half = len(text) // 2
-        events += [
-            event(index, {"role": "assistant", "content": ""}),
-            event(index, {"content": text[:half]}),
-            event(index, {"content": text[half:]}),
-            event(index, {}, choice["finish_reason"]),
-        ]
+        index, message = choice["index"], choice["message"]
+        text = message["content"]
+        events.append(event(index, {"role": "assistant", "content": None if text is None else ""}))
+        if text is not None:
+            half = len(text) // 2
+            events += [event(index, {"content": text[:half]}), event(index, {"content": text[half:]})]
+        for number, call in enumerate(message.get("tool_calls") or ()):
+            arguments = call["function"]["arguments"]
+            half = len(arguments) // 2
+            head = {**call, "index": number, "function": {**call["function"], "arguments": ""}}
+            rest = [{"index": number, "function": {"arguments": part}} for part in (arguments[:half], arguments[half:])]
+            events += [event(index, {"tool_calls": [piece]}) for piece in (head, *rest)]
+        extra = {name: value for name, value in message.items() if name not in ("role", "content", "tool_calls")}
+        if extra:
+            events.append(event(index, extra))
+        events.append(event(index, {}, choice["finish_reason"]))
     if usage:
         events.append({**base, "choices": [], "usage": completion["usage"]})
     return [*events, "[DONE]"]

@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    InvalidToolCall,
+    ToolCall,
+    convert_to_openai_messages,
+)
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, parse_tool_call
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from selfreg_sdk.usage import Usage
 from selfreg_sdk.wire.replies import Chunk, Reply, content_text
 
+_KEPT = ("refusal", "reasoning_content", "function_call")
+"""Parts of an answer for which a message has no place of its own."""
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "developer": "system"}
 
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Messages as the protocol spells them."""
-    converted = convert_to_openai_messages(list(messages))
-    return converted if isinstance(converted, list) else [converted]
+    if not any(
+        isinstance(one, AIMessage) and (one.invalid_tool_calls or isinstance(one.content, list)) for one in messages
+    ):
+        return convert_to_openai_messages(list(messages))  # all at once is four times as fast
+    wire: list[dict[str, Any]] = []
+    for message in messages:
+        converted = convert_to_openai_messages([message])
+        if isinstance(message, AIMessage):
+            converted = [_assistant(message, one) for one in converted]
+        wire += converted
+    return wire
+
+
+def _assistant(message: AIMessage, wire: dict[str, Any]) -> dict[str, Any]:
+    """An answer as part of a conversation: text and tool calls, the broken ones too, because a tool's word on them follows.
+
+    Reasoning and other vendors' blocks are no input of the protocol, and tool calls are not repeated as content.
+    """
+    content = wire.get("content")
+    if isinstance(content, list):
+        kept = [part for part in content if part.get("type") in ("text", "refusal")]
+        content = content if content and kept == content else "".join(part.get("text", "") for part in kept)
+    broken = [
+        {
+            "type": "function",
+            "id": call["id"],
+            "function": {"name": call["name"] or "", "arguments": call["args"] or ""},
+        }
+        for call in message.invalid_tool_calls
+    ]
+    calls = {"tool_calls": [*wire.get("tool_calls", ()), *broken]} if broken else {}
+    return {**wire, "content": content, **calls}
 
 
 def turns(messages: Sequence[BaseMessage]) -> tuple[tuple[str, str], ...]:
@@ -43,12 +86,15 @@ def generations(reply: Reply) -> list[ChatGeneration]:
     made = []
     for index, (choice, text) in enumerate(zip(_sorted_choices(reply.body), reply.texts, strict=True)):
         message = choice["message"]
-        extra = {name: message[name] for name in ("refusal", "reasoning_content") if message.get(name)}
+        extra = {name: message[name] for name in _KEPT if message.get(name)}
+        calls, invalid = tool_calls(message.get("tool_calls"))
         made.append(
             ChatGeneration(
                 message=AIMessage(
                     content=text or "",
                     additional_kwargs=extra,
+                    tool_calls=calls,
+                    invalid_tool_calls=invalid,
                     usage_metadata=usage_metadata(reply.usage) if reply.usage and index == 0 else None,
                     response_metadata=_response_metadata(reply.body, choice),
                 ),
@@ -58,18 +104,63 @@ def generations(reply: Reply) -> list[ChatGeneration]:
     return made
 
 
+def tool_calls(raw: object) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """The calls of an answer: those whose arguments are a JSON object, and those the model got wrong."""
+    calls: list[ToolCall] = []
+    invalid: list[InvalidToolCall] = []
+    for call in filter(None, map(_function_call, raw if isinstance(raw, list) else ())):
+        try:
+            parsed: Any = parse_tool_call(call)
+            if isinstance(parsed["args"], dict):
+                calls.append(parsed)
+            else:
+                invalid.append(make_invalid_tool_call(call, "the arguments are no JSON object"))
+        except OutputParserException as exc:
+            invalid.append(make_invalid_tool_call(call, str(exc)))
+    return calls, invalid
+
+
+def _function_call(call: object) -> dict[str, Any] | None:
+    """A call as LangChain's parsers expect it; None for what is no function call.
+
+    Some servers send the arguments as an object in place of its JSON text.
+    """
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+        return None
+    name, arguments = function.get("name"), function.get("arguments")
+    text = arguments if isinstance(arguments, str) or arguments is None else json.dumps(arguments)
+    return {**call, "function": {"name": name, "arguments": text}}
+
+
+def tool_call_chunks(raw: object) -> list[ToolCallChunk]:
+    """The pieces of tool calls in a delta; LangChain joins those of one index."""
+    return [
+        tool_call_chunk(
+            name=call["function"]["name"],
+            args=call["function"]["arguments"],
+            id=call.get("id"),
+            index=call.get("index"),
+        )
+        for call in map(_function_call, raw if isinstance(raw, list) else ())
+        if call is not None
+    ]
+
+
 def piece_of(chunk: Chunk) -> ChatGenerationChunk | None:
     """A streamed chunk of the first choice, None where it carries nothing for a reader."""
     choice = next((one for one in chunk.body.get("choices") or () if one.get("index", 0) == 0), None)
     delta = (choice or {}).get("delta") or {}
     text = content_text(delta.get("content")) or ""
     reason = (choice or {}).get("finish_reason")
-    reasoning = delta.get("reasoning_content")
-    if not text and not reason and not reasoning and chunk.usage is None:
+    extra = {name: delta[name] for name in _KEPT if delta.get(name)}
+    calls = tool_call_chunks(delta.get("tool_calls"))
+    if not text and not reason and not extra and not calls and chunk.usage is None:
         return None
     message = AIMessageChunk(
         content=text,
-        additional_kwargs={"reasoning_content": reasoning} if reasoning else {},
+        additional_kwargs=extra,
+        tool_call_chunks=calls,
         usage_metadata=usage_metadata(chunk.usage) if chunk.usage else None,
     )
     info = {"finish_reason": reason, "model_name": chunk.body.get("model")} if reason else None

@@ -8,16 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
 from pydantic import ValidationError
 
 from policies import FIELDS, Aggregation, DecodingParams, merge, parse_params
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.facts import Request
 from selfreg_sdk.langchain.messages import to_wire, turns
+from selfreg_sdk.langchain.schemas import json_schema_format
 
 TASK, AGGREGATION = "selfreg_task", "selfreg_aggregation"
 
-_UNPLANNED = frozenset({"tools", "tool_choice", "functions", "function_call", "response_format"})
+_UNPLANNED = frozenset({"tools", "tool_choice", "functions", "function_call", "response_format"}) | frozenset(
+    {"format", "output_config", "output_format", "response_schema", "response_json_schema"}
+)
+"""Tools and formats of an answer; the second line: as inner models of other vendors name them."""
 _LANGCHAIN_ONLY = frozenset({"stream", "stream_usage", "ls_structured_output_format", "structured_output_format"})
 _SECRET = frozenset({"api_key", "default_headers"})
 
@@ -52,8 +58,14 @@ def read_request(
     if stop:
         given["stop"] = stop
     if (other := extra.get("model", rest.get("model", model))) != model:
-        raise ConfigError(f"model={other!r}: prices and settings belong to {model!r}; make another ChatSelfReg for it")
-    body = {**rest, **extra}
+        raise ConfigError(
+            f"model={other!r} in extra_body: prices and settings belong to {model!r}; pass model= instead"
+        )
+    # ChatOpenAI takes a class as response_format. What is sent is its schema, so that is what counts and is remembered.
+    body = {
+        name: json_schema_format(value) if isinstance(value, type) else value
+        for name, value in {**rest, **extra}.items()
+    }
     request = Request(
         turns=turns(messages),
         body={"model": model, "messages": to_wire(messages), **body},
@@ -97,8 +109,17 @@ def read_aggregation(value: str | Aggregation) -> Aggregation:
         raise ConfigError(str(exc)) from None
 
 
-def named_in(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Task and aggregation named in a run's metadata."""
+def of_config(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call; task and aggregation named in the config's metadata become some, so that caches tell them apart."""
+    return {**_named_in(ensure_config(config).get("metadata")), **kwargs}
+
+
+def of_run(run_manager: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call inside its run: calls of ``generate`` name the task in the run's metadata."""
+    return {**_named_in(getattr(run_manager, "metadata", None)), **kwargs}
+
+
+def _named_in(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: metadata[name] for name in (TASK, AGGREGATION) if name in metadata} if metadata else {}
 
 

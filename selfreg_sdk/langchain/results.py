@@ -15,7 +15,7 @@ from selfreg_sdk.langchain.messages import generations, piece_of
 from selfreg_sdk.wire.replies import Chunk, Reply
 
 
-def result(outcome: Outcome[Any], *, model: str, scorer: Scorer | None, vote_key: VoteKey) -> ChatResult:
+def result(outcome: Outcome[Any], *, scorer: Scorer | None, vote_key: VoteKey) -> ChatResult:
     """All samples as generations, the chosen answer first; it carries the usage of all of them and the record."""
     samples: list[ChatGeneration] = []
     total: UsageMetadata | None = None
@@ -37,7 +37,8 @@ def result(outcome: Outcome[Any], *, model: str, scorer: Scorer | None, vote_key
     if isinstance(chosen, AIMessage):
         chosen.usage_metadata = total
     chosen.response_metadata = {**chosen.response_metadata, "selfreg": outcome.record() | {"samples": len(samples)}}
-    return ChatResult(generations=ranked, llm_output={"model_name": model, "token_usage": total})
+    asked = outcome.decision.request
+    return ChatResult(generations=ranked, llm_output={"model_name": asked.body["model"], "token_usage": total})
 
 
 def chunk_of(piece: Chunk | InnerPiece) -> ChatGenerationChunk | None:

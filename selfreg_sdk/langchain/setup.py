@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -37,11 +37,13 @@ class Setup:
         target: the answering model.
         answering: answers requests to it.
         channel: makes the channel of one request from its messages and further arguments.
+        other: the same for another model of the endpoint, over the same store and connections; None around an inner model.
     """
 
     target: Target
     answering: Answering
     channel: MakeChannel
+    other: Callable[[str], Setup] | None = None
 
 
 def set_up(chat: ChatSelfReg) -> Setup:
@@ -58,21 +60,28 @@ def set_up(chat: ChatSelfReg) -> Setup:
         budget=None if chat.budget is None else Budget.parse(chat.budget),
         budget_name=chat.budget_name,
     )
-    if chat.inner is not None:
-        target, channel, planner = _around(chat.inner, chat.planner)
-    else:
-        target, channel, planner = _endpoint(chat, settings)
     choices = Choices(
         budgets={} if settings.budget is None else {settings.budget_name: settings.budget},
         prices=chat.prices if chat.prices is not None else settings.prices,
-        retry=chat.retry,
+        retry=chat.retry if chat.max_retries is None else replace(chat.retry, attempts=1 + chat.max_retries),
         policy=chat.policy,
         bounds=chat.bounds,
         defaults=chat.defaults,
         cached=chat.cache_answers or settings.store_content,
     )
-    answering = assemble(target, choices, runtime(settings.store), planner=planner)
-    return Setup(target=target, answering=answering, channel=channel)
+    shared = runtime(settings.store)
+    if chat.inner is not None:
+        target, channel, planner = _around(chat.inner, chat.planner)
+        answering = assemble(target, choices, shared, planner=planner)
+        return Setup(target=target, answering=answering, channel=channel)
+    client = _client(chat, settings)
+
+    def on(model: str | None) -> Setup:
+        target, planner = _endpoint(chat, settings, client, model)
+        answering = assemble(target, choices, shared, planner=planner)
+        return Setup(target=target, answering=answering, channel=lambda messages, kwargs: client, other=on)
+
+    return on(settings.model)
 
 
 def _around(inner: BaseChatModel, planner: str | BaseChatModel) -> tuple[Target, MakeChannel, Planning | None]:
@@ -94,15 +103,23 @@ def _around(inner: BaseChatModel, planner: str | BaseChatModel) -> tuple[Target,
     return target, channel, None if planner == "off" else (target, InnerChannel(model))
 
 
-def _endpoint(chat: ChatSelfReg, settings: Settings) -> tuple[Target, MakeChannel, Planning | None]:
-    """On an OpenAI-compatible endpoint."""
-    client = Client(
+def _client(chat: ChatSelfReg, settings: Settings) -> Client:
+    """Reaches the endpoint."""
+    if chat.timeout is not None and chat.timeouts is not None:
+        raise ConfigError(f"give either timeout={chat.timeout!r} or timeouts=, not both")
+    total = settings.total_timeout if chat.timeout is None else chat.timeout
+    return Client(
         base_url=settings.base_url,
         api_key=settings.api_key,
-        timeouts=chat.timeouts
-        or Timeouts(connect=settings.connect_timeout, idle=settings.idle_timeout, total=settings.total_timeout),
+        timeouts=chat.timeouts or Timeouts(connect=settings.connect_timeout, idle=settings.idle_timeout, total=total),
         default_headers={name: value.get_secret_value() for name, value in chat.default_headers.items()},
     )
+
+
+def _endpoint(
+    chat: ChatSelfReg, settings: Settings, client: Client, answering: str | None
+) -> tuple[Target, Planning | None]:
+    """One model of an OpenAI-compatible endpoint, and who plans for it."""
 
     def target_of(model: str | None) -> Target:
         if model is None or not model.strip():
@@ -117,16 +134,13 @@ def _endpoint(chat: ChatSelfReg, settings: Settings) -> tuple[Target, MakeChanne
             profile=chat.profile if model == settings.model else None,
         )
 
-    def channel(messages: Sequence[BaseMessage], kwargs: Mapping[str, Any]) -> Channel[Any, Any]:
-        return client
-
-    target = target_of(settings.model)
+    target = target_of(answering)
     if isinstance(chat.planner, BaseChatModel):
-        return target, channel, _planning(chat.planner)
+        return target, _planning(chat.planner)
     if chat.planner == "off":
-        return target, channel, None
-    planner = settings.planner_model or settings.model if chat.planner == "auto" else chat.planner
-    return target, channel, (target_of(planner), client)
+        return target, None
+    planner = settings.planner_model or answering if chat.planner == "auto" else chat.planner
+    return target, (target_of(planner), client)
 
 
 def _planning(model: BaseChatModel) -> Planning:

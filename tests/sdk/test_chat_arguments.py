@@ -9,6 +9,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from selfreg_sdk import BudgetExceeded, ChatSelfReg, ConfigError
+from selfreg_sdk.client import Timeouts
 from selfreg_sdk.errors import StoreError, UnknownPriceError
 from tests.fake_provider import FakeProvider
 from tests.sdk.regulated import MODEL, PRICES, chat
@@ -32,6 +33,9 @@ from tests.sdk.regulated import MODEL, PRICES, chat
         ({"budget": "a lot"}, "'a lot' is not an amount"),
         ({"aggregation": "vote"}, "aggregation 'vote': write 'first'"),
         ({"aggregation": "best of 3"}, "needs a scorer"),
+        ({"timeout": 0}, "timeout total=0"),
+        ({"timeout": 5, "timeouts": Timeouts()}, "give either timeout=5.0 or timeouts="),
+        ({"max_retries": -1}, "attempts=0"),
         ({"base_url": "not a url"}, "'not a url' is not an http"),
         ({"api_key": "line\nbreak"}, "api_key holds characters"),
         ({"model": None}, "model=None: give model="),
@@ -85,8 +89,9 @@ def test_samples_of_the_inner_models_own_would_not_be_counted(provider: FakeProv
         ({"selfreg_aggregation": "mean of 3"}, "aggregation 'mean of 3'"),
         ({"selfreg_task": " "}, "task name ' '"),
         ({"selfreg_task": "a|b"}, "task name 'a|b'"),
-        ({"model": "gpt-5"}, "model='gpt-5'"),
-        ({"extra_body": {"model": "gpt-5"}}, "model='gpt-5'"),
+        ({"model": "  "}, "model='  '"),
+        ({"model": 5}, "model=5"),
+        ({"extra_body": {"model": "gpt-5"}}, "model='gpt-5' in extra_body"),
         ({"extra_body": {"max_tokens": -1}}, "max_tokens=-1"),
         ({"logit_bias": {1: float("nan")}}, "JSON"),
     ],

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
 
+import openai
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import FakeMessagesListChatModel
@@ -82,8 +83,9 @@ async def openai_model(provider: FakeProvider) -> AsyncIterator[Any]:
     made: list[ChatOpenAI] = []
 
     def make(**given: Any) -> ChatOpenAI:
-        # A client of its own: the default ones are shared by the whole process, and tied to the first event loop.
-        usual = {"model": MODEL, "base_url": provider.base_url, "api_key": "sk-test", "http_socket_options": ()}
+        # A client of its own: the default ones are kept by URL and timeout for the whole process, and tied to the first
+        # event loop. A Timeout object has no hash, so that nothing is kept.
+        usual = {"model": MODEL, "base_url": provider.base_url, "api_key": "sk-test", "timeout": openai.Timeout(60)}
         made.append(ChatOpenAI(**(usual | given)))
         return made[-1]
 
