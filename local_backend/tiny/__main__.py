@@ -35,7 +35,7 @@ def _family(name: str) -> Family:
 
 @app.command()
 def build(
-    minutes: Annotated[float, typer.Option(min=0.01, help="Training time; the schedule stretches to fit.")] = 40.0,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Training time; the schedule stretches to fit.")] = 32.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Exact steps instead of minutes: reproducible.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: the shipped weights.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first weights and of the corpus.")] = 0,
