@@ -281,5 +281,5 @@ def test_f36_the_check_looks_behind_the_error(logged: io.StringIO) -> None:
             raise SelfregError("hidden") from None
     except SelfregError as error:
         must_fail(holds_none, story(error), SECRETS)
-    logging.getLogger("any.library").debug("sent %s", KEY)
+    logging.getLogger("any.package").debug("sent %s", KEY)
     must_fail(holds_none, logged.getvalue(), SECRETS)
