@@ -77,9 +77,9 @@ def assemble(
         shared: store, meter and cache.
         planner: the planning model and how it is reached; None to never plan.
     """
+    prices = choices.prices if isinstance(choices.prices, Prices) else Prices(choices.prices)
 
     def calls(to: Target) -> Calls:
-        prices = choices.prices if isinstance(choices.prices, Prices) else Prices(choices.prices)
         books = Books(
             meter=shared.meter,
             prices=prices,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from selfreg_sdk.cache import ResponseCache, cache_key
 from selfreg_sdk.channel import Answer
@@ -18,9 +18,8 @@ from selfreg_sdk.errors import ConfigError, ProviderError, UnknownPriceError
 from selfreg_sdk.meter import AttemptInfo, Meter, Reservation
 from selfreg_sdk.money import Budget
 from selfreg_sdk.prices import Price, Prices, cost, prompt_token_bound, trusted, worst_case
+from selfreg_sdk.store.ledger import Purpose
 from selfreg_sdk.usage import Usage
-
-Purpose = Literal["answer", "plan", "trial"]
 
 
 @dataclass(frozen=True, kw_only=True)

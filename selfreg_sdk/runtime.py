@@ -11,6 +11,7 @@ from selfreg_sdk.meter import Meter
 from selfreg_sdk.store.capabilities import LearnedCapabilities
 from selfreg_sdk.store.configs import Configs
 from selfreg_sdk.store.engine import Store
+from selfreg_sdk.store.location import locate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,10 @@ def runtime(store: str | Path | None = None) -> Runtime:
     Raises:
         StoreError: it cannot be opened as it is.
     """
-    if str(store) == ":memory:":
-        return Runtime.on(Store.open(":memory:"))
-    opened = Store.open(store)
+    location = locate(store)
+    if location.memory:
+        return Runtime.on(Store.open(store))
     with _lock:
-        found = _open.setdefault(opened.url, Runtime.on(opened))
-    if found.store is not opened:
-        opened.close()
-    return found
+        if location.shown not in _open:
+            _open[location.shown] = Runtime.on(Store.open(store))
+        return _open[location.shown]

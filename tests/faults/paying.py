@@ -11,7 +11,6 @@ import sys
 import threading
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from selfreg_sdk.booking import Books, CallSpec
@@ -22,9 +21,9 @@ from selfreg_sdk.errors import BudgetExceeded
 from selfreg_sdk.money import Budget
 from selfreg_sdk.prices import PriceOverride, Prices
 from selfreg_sdk.store import Store
+from tests.faults.processes import start_python
 from tests.faults.spending import METERS
 
-ROOT = Path(__file__).parents[2]
 MAX_TOKENS = 400
 PAYLOAD = {
     "model": "fake-model",
@@ -60,13 +59,7 @@ def pay_until_refused(calls: Calls, client: Client) -> int:
 
 def start_payer(arguments: dict[str, Any]) -> subprocess.Popen[str]:
     """A worker process; it says "ready" and starts to pay when it reads a line."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.paying", json.dumps(arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    return start_python("-m", "tests.faults.paying", json.dumps(arguments))
 
 
 def main() -> None:

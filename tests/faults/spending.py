@@ -22,8 +22,8 @@ from selfreg_sdk.meter import AttemptInfo, Meter, Reservation
 from selfreg_sdk.money import from_pico, to_pico
 from selfreg_sdk.store import Store
 from selfreg_sdk.usage import Usage
+from tests.faults.processes import start_python
 
-ROOT = Path(__file__).parents[2]
 INFO = AttemptInfo(purpose="answer", model="m", endpoint="http://localhost:1/v1", request_id="r")
 
 
@@ -84,13 +84,7 @@ def spend_until_refused(meter: Meter, bill: Bill, *, cap: Decimal, worst: Decima
 
 def start_worker(arguments: dict[str, Any]) -> subprocess.Popen[str]:
     """A worker process; it says "ready" and starts to spend when it reads a line."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.spending", json.dumps(arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    return start_python("-m", "tests.faults.spending", json.dumps(arguments))
 
 
 def main() -> None:

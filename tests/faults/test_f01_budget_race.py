@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +13,8 @@ import sqlalchemy as sa
 
 from selfreg_sdk.meter import Meter
 from selfreg_sdk.store import Store
-from tests.faults.spending import ROOT, Bill, counted, spend_until_refused, start_worker
+from tests.faults.processes import start_python, start_together
+from tests.faults.spending import Bill, counted, spend_until_refused, start_worker
 
 CAP = Decimal("0.0100")
 WORST = Decimal("0.0003")
@@ -28,13 +28,7 @@ def spend(tmp_path: Path, meter: str) -> tuple[Decimal, Decimal, list[tuple[Deci
         arguments = {"store": str(store.path), "bill": str(bill.path), "cap": str(CAP), "worst": str(WORST)}
         workers = [start_worker({**arguments, "meter": meter, "seed": seed}) for seed in range(4)]
         try:
-            for worker in workers:
-                assert worker.stdout is not None
-                assert worker.stdout.readline() == "ready\n"
-            for worker in workers:
-                assert worker.stdin is not None
-                worker.stdin.write("go\n")
-                worker.stdin.flush()
+            start_together(workers)
             deadline = time.monotonic() + 60
             while any(worker.poll() is None for worker in workers):
                 # In this order: what was billed by now must be counted from now on.
@@ -105,25 +99,9 @@ def increment(tmp_path: Path, code: str) -> int:
         with store.write() as connection:
             connection.execute(sa.text("CREATE TABLE counter (id INTEGER PRIMARY KEY, number INTEGER)"))
             connection.execute(sa.text("INSERT INTO counter VALUES (1, 0)"))
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-            )
-            for _ in range(4)
-        ]
+        workers = [start_python("-c", code, path, stderr=subprocess.PIPE) for _ in range(4)]
         try:
-            for worker in workers:
-                assert worker.stdout is not None
-                assert worker.stdout.readline() == "ready\n"
-            for worker in workers:
-                assert worker.stdin is not None
-                worker.stdin.write("go\n")
-                worker.stdin.flush()
+            start_together(workers)
             for worker in workers:
                 worker.communicate(timeout=60)
         finally:

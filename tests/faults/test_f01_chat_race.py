@@ -11,6 +11,7 @@ from selfreg_sdk.store import Store
 from tests.fake_billing import read_bills
 from tests.fake_provider import provider_process
 from tests.faults.paying import RATES, SPEC, books, start_payer
+from tests.faults.processes import start_together
 from tests.faults.spending import counted
 
 CAP = Decimal("0.03")
@@ -27,13 +28,7 @@ def pay(tmp_path: Path, *, meter: str, processes: int, cap: Decimal = CAP) -> tu
         arguments = {"store": str(store.path), "base_url": base_url, "cap": str(cap), "meter": meter}
         workers = [start_payer(arguments) for _ in range(processes)]
         try:
-            for worker in workers:
-                assert worker.stdout is not None
-                assert worker.stdout.readline() == "ready\n"
-            for worker in workers:
-                assert worker.stdin is not None
-                worker.stdin.write("go\n")
-                worker.stdin.flush()
+            start_together(workers)
             deadline = time.monotonic() + 60
             while any(worker.poll() is None for worker in workers):
                 # In this order: what was billed by now must be counted from now on.

@@ -17,7 +17,8 @@ from selfreg_sdk.cache import ResponseCache
 from selfreg_sdk.meter import Meter
 from selfreg_sdk.store import Store
 from tests.faults.dying import BODY, COST, KEY, SCOPE, WORST, Point
-from tests.faults.spending import ROOT, Bill, counted
+from tests.faults.processes import ROOT
+from tests.faults.spending import Bill, counted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ import pytest
 from selfreg_sdk.errors import ConfigError, StoreError
 from selfreg_sdk.meter import Meter
 from selfreg_sdk.store import Store
-from tests.faults.spending import INFO, ROOT
+from tests.faults.processes import ROOT
+from tests.faults.spending import INFO
 
 
 def mode(path: Path) -> int:

@@ -17,7 +17,8 @@ from selfreg_sdk.errors import StoreError
 from selfreg_sdk.meter import Meter
 from selfreg_sdk.store import Store, schema
 from selfreg_sdk.store.tables import metadata
-from tests.faults.spending import INFO, ROOT
+from tests.faults.processes import ROOT, start_python, start_together
+from tests.faults.spending import INFO
 
 OPEN = """
 import sys
@@ -66,25 +67,9 @@ def test_f23_a_newer_schema_is_refused_and_kept(tmp_path: Path) -> None:
 
 def test_f23_processes_that_open_a_new_store_at_once_all_succeed(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for _ in range(4)
-    ]
+    workers = [start_python("-c", OPEN, str(path), stderr=subprocess.PIPE) for _ in range(4)]
     try:
-        for worker in workers:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "ready\n"
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
+        start_together(workers)
         said = [worker.communicate(timeout=60) for worker in workers]
     finally:
         for worker in workers:
