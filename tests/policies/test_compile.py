@@ -14,33 +14,14 @@ from policies import (
     Capabilities,
     Compiled,
     DecodingParams,
-    HeadBounds,
     Interval,
     Plan,
     Proposal,
-    compile_params,
     resolve,
-    wire_fields,
 )
 from policies.compile import REASONING_ROOM
 from policies.numbers import ANSWER_TOKENS, DEPTH_FACTOR, numbers
-
-ANY = Capabilities(
-    model="any", accepted=frozenset(FIELDS), efforts=("none", "low", "medium", "high", "xhigh"), default_effort="medium"
-)
-WIDE = Bounds(n=100, max_tokens=1_000_000)
-
-
-def wish(heads: HeadBounds | None = None, **values: Any) -> Proposal:
-    return Proposal(params=DecodingParams(**values), source="static", heads=heads)
-
-
-def run(proposal: Proposal, caller: DecodingParams = DecodingParams(), **given: Any) -> Compiled:
-    return compile_params(**({"capabilities": ANY, "bounds": WIDE} | given), caller=caller, proposal=proposal)
-
-
-def changes(result: Compiled) -> list[tuple[str, Any, Any, str]]:
-    return [(change.field, change.wanted, change.sent, change.why) for change in result.adjustments]
+from tests.policies.compiling import changes, run, wish
 
 
 def test_wishes_that_fit_are_sent_as_they_are() -> None:
@@ -315,44 +296,3 @@ def test_the_samples_and_then_the_token_cap_fit_the_money(
     changed = {name for name in wanted if wanted[name] != getattr(result.sent, name)}
     assert {change.field for change in result.adjustments} == changed
     assert {change.why for change in result.adjustments} <= {"budget"}
-
-
-# --- heads and the wire ----------------------------------------------------------------------------------------------
-
-
-def test_heads_replace_the_numbers_and_choose_inside_the_bounds() -> None:
-    result = run(
-        wish(HeadBounds(temperature=Interval(low=0, high=2)), temperature=0.3, n=2),
-        bounds=Bounds(n=2, temperature=Interval(low=0.1, high=1.2)),
-    )
-    assert result.sent == DecodingParams(n=2)
-    assert result.wire["selfreg"] == {
-        "mode": "auto",
-        "temperature": {"min": 0.1, "max": 1.2},
-        "top_p": {"min": 0.01, "max": 1.0},
-    }
-    assert changes(result) == [("temperature", {"min": 0, "max": 2}, {"min": 0.1, "max": 1.2}, "bound")]
-
-
-def test_a_number_the_caller_insists_on_gets_no_limits() -> None:
-    heads = HeadBounds(temperature=Interval(low=0.5, high=1))
-    result = run(wish(heads), DecodingParams(temperature=0))
-    assert result.wire["temperature"] == 0
-    assert "temperature" not in result.wire["selfreg"]
-    assert changes(result) == [("temperature", {"min": 0.5, "max": 1}, None, "caller")]
-
-
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_the_token_cap_takes_the_name_of_the_endpoint(name: Any) -> None:
-    facts = Capabilities(model="m", token_cap_field=name)
-    assert wire_fields(DecodingParams(max_tokens=5), facts) == {name: 5}
-
-
-def test_every_field_has_its_place_on_the_wire() -> None:
-    full = {
-        "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "max_tokens": 9, "n": 3, "stop": ["END"], "seed": 0,
-        "presence_penalty": -2.0, "frequency_penalty": 2.0, "repetition_penalty": 1.1, "reasoning_effort": "low",
-        "verbosity": "high",
-    }  # fmt: skip
-    assert set(full) == set(FIELDS)
-    assert wire_fields(DecodingParams.model_validate(full), ANY) == full
