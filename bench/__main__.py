@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-BENCHES = ("import_time",)
+from bench.rows import Row
+
+BENCHES = ("import_time", "client")
 
 
 def main(
@@ -27,7 +29,7 @@ def main(
         for row in rows:
             typer.echo(row.to_json())
         return
-    table = Table("bench", "case", "metric", "ours", "peer", "ratio", "95 %")
+    table = Table("bench", "case", "metric", "ours", "peer", "ratio", "95 %", "target")
     for row in rows:
         table.add_row(
             row.bench,
@@ -37,8 +39,15 @@ def main(
             f"{row.peer:.3g} ({row.peer_name})",
             f"{row.ratio:.2f}",
             f"{row.low:.2f} to {row.high:.2f}",
+            _target(row),
         )
     Console().print(table)
+
+
+def _target(row: Row) -> str:
+    if row.target is None:
+        return ""
+    return f"{'>=' if row.better == 'higher' else '<='} {row.target:g}: {'met' if row.met else 'missed'}"
 
 
 if __name__ == "__main__":

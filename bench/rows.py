@@ -7,8 +7,10 @@ import platform
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata
 from statistics import median
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,8 @@ class Row:
     Attributes:
         ratio: ours to peer's for speed and cost.
         low, high: 95 % interval: of the ratio for speed and cost, of ours minus peer for quality.
+        target: what the ratio should reach, None where nothing is promised.
+        better: which side of the target is the right one.
     """
 
     bench: str
@@ -33,10 +37,19 @@ class Row:
     n: int
     seeds: tuple[int, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    target: float | None = None
+    better: Literal["lower", "higher"] = "lower"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the ratio reaches its target; None where there is none."""
+        if self.target is None:
+            return None
+        return self.ratio >= self.target if self.better == "higher" else self.ratio <= self.target
 
     def to_json(self) -> str:
         """One JSON line."""
-        return json.dumps(asdict(self))
+        return json.dumps({**asdict(self), "met": self.met})
 
 
 def ratio_of_medians(
@@ -52,6 +65,7 @@ def ratio_of_medians(
     return median(ours) / median(peer), ratios[int(draws * 0.025)], ratios[int(draws * 0.975)]
 
 
+@cache
 def versions(*packages: str) -> dict[str, str]:
     """Versions of what was measured."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -257,11 +257,9 @@ def wire_fields(
     The token cap takes the name the endpoint knows. Fields outside the protocol (top_k, min_p, repetition_penalty) stand
     beside the others, as servers of open-weight models expect them. Heads travel in the ``selfreg`` extension.
     """
-    wire = params.set_fields()
+    wire = params.as_dict()
     if "max_tokens" in wire:
         wire[capabilities.token_cap_field] = wire.pop("max_tokens")
-    if "stop" in wire:
-        wire["stop"] = list(wire["stop"])
     if heads is not None:
         wire["selfreg"] = {"mode": "auto", **heads.as_dict()}
     return wire

@@ -59,7 +59,14 @@ class DecodingParams(BaseModel):
 
     def set_fields(self) -> dict[str, Any]:
         """The fields that are set, in declaration order."""
-        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+        return {name: value for name, value in self.__dict__.items() if value is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that are set, JSON-ready."""
+        values = self.set_fields()
+        if "stop" in values:
+            values["stop"] = list(values["stop"])
+        return values
 
     def replace(self, **changes: Any) -> DecodingParams:
         """A validated copy with ``changes``; ``None`` unsets a field."""
@@ -73,12 +80,17 @@ SAMPLING_FIELDS: tuple[str, ...] = ("temperature", "top_p", "top_k", "min_p")
 """The fields that shape the distribution a token is drawn from."""
 
 
+_NOTHING = DecodingParams()
+
+
 def parse_params(values: Mapping[str, Any]) -> DecodingParams:
     """Build `DecodingParams` from untrusted values.
 
     Raises:
         ValueError: one line naming the field, the value and what is allowed.
     """
+    if not values:
+        return _NOTHING
     try:
         return DecodingParams(**{str(name): value for name, value in values.items()})
     except ValidationError as exc:
@@ -99,10 +111,15 @@ def _one_line(exc: ValidationError) -> str:
 def merge(*layers: DecodingParams) -> DecodingParams:
     """Merge opinions, the first that sets a field wins: ``merge(caller, policy, default)``."""
     merged: dict[str, Any] = {}
+    only = _NOTHING
     for layer in layers:
-        for name, value in layer.set_fields().items():
+        if layer is _NOTHING or not (fields := layer.set_fields()):
+            continue
+        only = _NOTHING if merged else layer
+        for name, value in fields.items():
             merged.setdefault(name, value)
-    return DecodingParams.model_construct(**merged)
+    # Most calls have one opinion at most, and parameters are immutable.
+    return DecodingParams.model_construct(**merged) if merged and only is _NOTHING else only
 
 
 class Interval(BaseModel):

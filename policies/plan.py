@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 Family = Literal["reasoning", "maths", "code", "translation", "creative", "extraction", "summary", "chat"]
@@ -48,7 +48,7 @@ class Plan:
 
     def as_dict(self) -> dict[str, str]:
         """Field name to word, in declaration order."""
-        return asdict(self)
+        return dict(vars(self))
 
     def to_json(self) -> str:
         """Compact JSON in field order: the form planners are asked for."""

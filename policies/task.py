@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 Kind = Literal["first", "any", "vote", "best"]
@@ -73,8 +74,13 @@ class TaskKey:
     model: str
     aggregation: Aggregation
 
-    def __str__(self) -> str:
+    @cached_property
+    def text(self) -> str:
+        """The key in one line, as stores and records hold it."""
         return f"{self.task}|{self.model}|{self.aggregation}"
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def task_key(*, name: str | None, messages: Sequence[tuple[str, str]], model: str, aggregation: Aggregation) -> TaskKey:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from selfreg_sdk.chat_model import ChatSelfReg
     from selfreg_sdk.config import Settings, load_settings
     from selfreg_sdk.errors import BudgetExceeded, ConfigError, ProviderError, SelfregError
+    from selfreg_sdk.langchain.init_model import init_chat_model
+    from selfreg_sdk.langchain.regulate import regulate
+    from selfreg_sdk.langchain.runnables import with_selfreg
+    from selfreg_sdk.middleware import BudgetMiddleware, SelfRegulationMiddleware
     from selfreg_sdk.money import Budget
     from selfreg_sdk.prices import PriceOverride, Prices
     from selfreg_sdk.usage import Usage
@@ -63,6 +67,10 @@ __getattr__, __dir__ = lazy_exports(
         "selfreg_sdk.config": ("Settings", "load_settings"),
         "selfreg_sdk.wire.connection": ("Timeouts",),
         "selfreg_sdk.errors": ("BudgetExceeded", "ConfigError", "ProviderError", "SelfregError"),
+        "selfreg_sdk.langchain.init_model": ("init_chat_model",),
+        "selfreg_sdk.langchain.regulate": ("regulate",),
+        "selfreg_sdk.langchain.runnables": ("with_selfreg",),
+        "selfreg_sdk.middleware": ("BudgetMiddleware", "SelfRegulationMiddleware"),
         "selfreg_sdk.money": ("Budget",),
         "selfreg_sdk.prices": ("PriceOverride", "Prices"),
         "selfreg_sdk.usage": ("Usage",),
@@ -70,8 +78,8 @@ __getattr__, __dir__ = lazy_exports(
 )
 
 __all__ = [
-    "Adjustment", "Aggregation", "Bounds", "Budget", "BudgetExceeded", "Capabilities", "ChainPolicy", "ChatSelfReg",
-    "ConfigError", "DecodingParams", "LearnedPolicy", "Plan", "PlannedPolicy", "Policy", "PriceOverride", "Prices",
-    "ProviderError", "Retry", "SelfregError", "Settings", "StaticPolicy", "Timeouts", "TunedPolicy", "Usage",
-    "load_settings",
+    "Adjustment", "Aggregation", "Bounds", "Budget", "BudgetExceeded", "BudgetMiddleware", "Capabilities", "ChainPolicy",
+    "ChatSelfReg", "ConfigError", "DecodingParams", "LearnedPolicy", "Plan", "PlannedPolicy", "Policy", "PriceOverride",
+    "Prices", "ProviderError", "Retry", "SelfRegulationMiddleware", "SelfregError", "Settings", "StaticPolicy", "Timeouts",
+    "TunedPolicy", "Usage", "init_chat_model", "load_settings", "regulate", "with_selfreg",
 ]  # fmt: skip

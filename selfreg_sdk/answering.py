@@ -6,9 +6,9 @@ Joins the regulator (what is sent) with the paid-call path (how it is paid), for
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
@@ -68,15 +68,22 @@ def describe(decision: Decision) -> dict[str, Any]:
     proposal, compiled = decision.proposal, decision.compiled
     sent = compiled.wire
     return {
-        "task": str(decision.task),
+        "task": decision.task.text,
         "source": proposal.source,
         "plan": None if proposal.plan is None else proposal.plan.as_dict(),
-        "planned": proposal.params.model_dump(mode="json", exclude_none=True),
-        "sent": dict(sent),
+        "planned": proposal.params.as_dict(),
+        "sent": _own(sent),
         "ignored": [change.as_dict() for change in compiled.adjustments],
         "config_version": proposal.config_version,
         "rejected": list(decision.rejected),
     }
+
+
+def _own(value: Any) -> Any:
+    """A copy that whoever reads the record may change: what is sent is shared between requests."""
+    if isinstance(value, Mapping):
+        return {name: _own(item) if isinstance(item, list | dict) else item for name, item in value.items()}
+    return list(value) if isinstance(value, list) else value
 
 
 class Answering:
@@ -93,14 +100,14 @@ class Answering:
         self.calls = calls
         self._cached = cached
 
-    def complete(self, request: Request, channel: Channel[A, Any]) -> Outcome[A]:
-        """Answer a request.
+    def complete(self, request: Request, channel: Channel[A, Any], *, decision: Decision | None = None) -> Outcome[A]:
+        """Answer a request, as decided where somebody has.
 
         Raises:
             BudgetExceeded: not even one sample fits; nothing was sent for it.
             ProviderError: the provider's last word.
         """
-        outcome: Outcome[A] = Outcome(decision=self.regulator.decide(request))
+        outcome: Outcome[A] = Outcome(decision=decision or self.regulator.decide(request))
         while True:
             try:
                 self._add(outcome, *self.calls.complete(self.spec(outcome.decision), channel))
@@ -116,19 +123,20 @@ class Answering:
                 break
         return outcome
 
-    async def acomplete(self, request: Request, channel: Channel[A, Any]) -> Outcome[A]:
+    async def acomplete(
+        self, request: Request, channel: Channel[A, Any], *, decision: Decision | None = None
+    ) -> Outcome[A]:
         """`complete` for asyncio; further samples are drawn at the same time."""
-        outcome: Outcome[A] = Outcome(decision=await self.regulator.adecide(request))
+        outcome: Outcome[A] = Outcome(decision=decision or await self.regulator.adecide(request))
         while True:
             try:
                 self._add(outcome, *await self.calls.acomplete(self.spec(outcome.decision), channel))
                 break
             except (ParameterRejected, ContextLengthExceeded) as exc:
                 outcome.decision = await asyncio.to_thread(self.regulator.concede, outcome.decision, exc)
-        more = [
-            self.calls.acomplete(self.spec(outcome.decision, index), channel)
-            for index in range(1, rounds(outcome.decision))
-        ]
+        if (count := rounds(outcome.decision)) == 1:
+            return outcome
+        more = [self.calls.acomplete(self.spec(outcome.decision, index), channel) for index in range(1, count)]
         for result in await asyncio.gather(*more, return_exceptions=True):
             if isinstance(result, BudgetExceeded | ProviderError):
                 outcome.flags = (f"samples_missing: {type(result).__name__}",)
@@ -173,21 +181,10 @@ class Answering:
             index: counts repeated draws of the same payload. Each has a seed of its own if there is one at all: draws with
                 the same seed would be one sample, paid for several times.
         """
-        sent, payload = decision.compiled.sent, decision.payload
-        if index and sent.seed is not None:
-            payload["seed"] = sent.seed + index
-        return CallSpec(
-            model=self.regulator.model,
-            payload=payload,
-            params=decision.compiled.wire,
-            max_tokens=sent.max_tokens,
-            n=sent.n or 1,
-            task_key=str(decision.task),
-            request_id=decision.request.id,
-            config_version=decision.proposal.config_version,
-            cached=self._cached,
-            sample_index=index,
-        )
+        call = decision.call
+        if index and (seed := decision.compiled.sent.seed) is not None:
+            call = replace(call, payload=decision.payload.replace({"seed": seed + index}))
+        return replace(call, cached=self._cached, sample_index=index) if index or self._cached else call
 
     @staticmethod
     def _add(outcome: Outcome[A], answer: A, receipt: Receipt) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Target:
         base_url: for prices; None for the vendor's own.
         vendor: whose rules apply.
         profile: its LangChain profile, if there is one.
-        one_sample: a call of it returns one sample only.
+        narrow: what its client cannot carry is taken away from what it accepts, given what was learned of it.
     """
 
     model: str
@@ -39,7 +39,7 @@ class Target:
     base_url: str | None
     vendor: Vendor
     profile: Mapping[str, Any] | None = None
-    one_sample: bool = False
+    narrow: Callable[[Capabilities, Mapping[str, str]], Capabilities] | None = None
 
     def capabilities(self, learned: Mapping[str, str]) -> Capabilities:
         """What the model accepts, given what was learned of it."""
@@ -50,7 +50,7 @@ class Target:
             api_version=self.vendor.api_version,
             learned=learned,
         )
-        return known.without("n", source="one-sample-client") if self.one_sample else known
+        return known if self.narrow is None else self.narrow(known, learned)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,12 @@ libraries below never retry; retries happen here, with a limit on attempts, wait
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
-
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
 from selfreg_sdk.booking import Booking, Books, CallSpec, Receipt
 from selfreg_sdk.cache import cache_key
@@ -25,7 +24,6 @@ from selfreg_sdk.usage import Usage
 
 A = TypeVar("A", bound=Answer)
 P = TypeVar("P", bound=Piece)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,33 +71,41 @@ class Calls:
         """
         if spec.cached and (hit := self._recall(spec, channel)) is not None:
             return hit, Receipt(flags=("cache",))
-        receipt, deadline = Receipt(), time.monotonic() + self.retry.total
-        for attempt in Retrying(**self._policy(deadline, receipt)):
-            with attempt:
-                booking = self._open(spec, channel, receipt)
-                try:
-                    answer = channel.complete(spec.payload, deadline=deadline)
-                except BaseException as exc:
-                    booking.fail(receipt, exc)
+        receipt, course = Receipt(), _Course(self.retry)
+        while True:
+            booking = self._open(spec, channel, receipt)
+            try:
+                answer = channel.complete(spec.payload, deadline=course.deadline)
+            except BaseException as exc:
+                booking.fail(receipt, exc)
+                if not course.goes_on(exc):
                     raise
+            else:
                 booking.settle(receipt, answer.usage, answer)
-        return answer, receipt
+                return answer, receipt
+            time.sleep(course.pause)
 
     async def acomplete(self, spec: CallSpec, channel: Channel[A, Any]) -> tuple[A, Receipt]:
-        """`complete` for asyncio: store work runs in threads, a cancelled call still closes its books."""
+        """`complete` for asyncio: no store work on the loop, and a cancelled call still closes its books."""
         if spec.cached and (hit := await asyncio.to_thread(self._recall, spec, channel)) is not None:
             return hit, Receipt(flags=("cache",))
-        receipt, deadline = Receipt(), time.monotonic() + self.retry.total
-        async for attempt in AsyncRetrying(**self._policy(deadline, receipt)):
-            with attempt:
-                booking = await self._aopen(spec, channel, receipt)
-                try:
-                    answer = await channel.acomplete(spec.payload, deadline=deadline)
-                except BaseException as exc:
-                    booking.fail(receipt, exc)
+        receipt, course = Receipt(), _Course(self.retry)
+        while True:
+            booking = await self._aopen(spec, channel, receipt)
+            try:
+                answer = await channel.acomplete(spec.payload, deadline=course.deadline)
+            except GeneratorExit as exc:
+                # The loop is gone and this coroutine is being collected: it can await nothing any more.
+                booking.fail(receipt, exc)
+                raise
+            except BaseException as exc:
+                await booking.afail(receipt, exc)
+                if not course.goes_on(exc):
                     raise
-                await _to_the_end(asyncio.to_thread(booking.settle, receipt, answer.usage, answer))
-        return answer, receipt
+            else:
+                await booking.asettle(receipt, answer.usage, answer)
+                return answer, receipt
+            await asyncio.sleep(course.pause)
 
     def stream(self, spec: CallSpec, channel: Channel[Any, P], receipt: Receipt) -> Iterator[P]:
         """Make a call and hand out its answer in pieces; repeated only while no piece was handed out.
@@ -112,40 +118,46 @@ class Calls:
             channel: how it is sent.
             receipt: filled in; complete once the iterator is exhausted or closed.
         """
-        deadline = time.monotonic() + self.retry.total
-        for attempt in Retrying(**self._policy(deadline, receipt)):
-            with attempt:
-                booking, tail = self._open(spec, channel, receipt), _Tail[P]()
-                try:
-                    pieces = channel.stream(spec.payload, deadline=deadline)
-                    with closing(cast(Any, pieces)):
-                        for piece in pieces:
-                            if not tail.holds(piece):
-                                receipt.started = True
-                                yield piece
-                except BaseException as exc:
-                    booking.fail(receipt, exc)
+        course = _Course(self.retry)
+        while True:
+            booking, tail = self._open(spec, channel, receipt), _Tail[P]()
+            try:
+                pieces = channel.stream(spec.payload, deadline=course.deadline)
+                with closing(cast(Any, pieces)):
+                    for piece in pieces:
+                        if not tail.holds(piece):
+                            receipt.started = True
+                            yield piece
+            except BaseException as exc:
+                booking.fail(receipt, exc)
+                if receipt.started or not course.goes_on(exc):
                     raise
+            else:
                 booking.settle(receipt, tail.usage)
+                break
+            time.sleep(course.pause)
         yield from tail.held
 
     async def astream(self, spec: CallSpec, channel: Channel[Any, P], receipt: Receipt) -> AsyncGenerator[P, None]:
         """`stream` for asyncio."""
-        deadline = time.monotonic() + self.retry.total
-        async for attempt in AsyncRetrying(**self._policy(deadline, receipt)):
-            with attempt:
-                booking, tail = await self._aopen(spec, channel, receipt), _Tail[P]()
-                try:
-                    pieces = channel.astream(spec.payload, deadline=deadline)
-                    async with aclosing(cast(Any, pieces)):
-                        async for piece in pieces:
-                            if not tail.holds(piece):
-                                receipt.started = True
-                                yield piece
-                except BaseException as exc:
-                    booking.fail(receipt, exc)
+        course = _Course(self.retry)
+        while True:
+            booking, tail = await self._aopen(spec, channel, receipt), _Tail[P]()
+            try:
+                pieces = channel.astream(spec.payload, deadline=course.deadline)
+                async with aclosing(cast(Any, pieces)):
+                    async for piece in pieces:
+                        if not tail.holds(piece):
+                            receipt.started = True
+                            yield piece
+            except BaseException as exc:
+                await booking.afail(receipt, exc)
+                if receipt.started or not course.goes_on(exc):
                     raise
-                await _to_the_end(asyncio.to_thread(booking.settle, receipt, tail.usage))
+            else:
+                await booking.asettle(receipt, tail.usage)
+                break
+            await asyncio.sleep(course.pause)
         for piece in tail.held:
             yield piece
 
@@ -161,35 +173,34 @@ class Calls:
         return booking
 
     async def _aopen(self, spec: CallSpec, channel: Channel[Any, Any], receipt: Receipt) -> Booking:
-        """Reserve in a thread. If the task is cancelled meanwhile, the reservation is undone: nothing was sent."""
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open, spec, channel, receipt))
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError as exc:
-            booking = await opening
-            self.books.meter.release(booking.reservation, reason=type(exc).__name__)
-            raise
+        booking = await self.books.areserve(spec, channel.endpoint, receipt.attempts + 1)
+        receipt.attempts += 1
+        return booking
 
-    def _policy(self, deadline: float, receipt: Receipt) -> dict[str, Any]:
-        """The retry policy as tenacity takes it. Every limit is stated: its defaults retry for ever without waiting."""
-        first, longest = self.retry.first_wait, self.retry.longest_wait
-        backoff = wait_exponential(multiplier=first, max=longest) + wait_random(0, first)
 
-        def wait(state: RetryCallState) -> float:
-            return max(backoff(state), _retry_after(state) or 0.0)
+class _Course:
+    """The attempts of one call: when they end, and how long to wait before the next.
 
-        def stop(state: RetryCallState) -> bool:
-            asked = _retry_after(state)
-            return (
-                state.attempt_number >= self.retry.attempts
-                or (asked is not None and asked > self.retry.longest_retry_after)
-                or time.monotonic() + state.upcoming_sleep >= deadline
-            )
+    Attributes:
+        deadline: monotonic time at which the call ends, with an error if need be.
+        pause: seconds to wait now.
+    """
 
-        def worth_repeating(exc: BaseException) -> bool:
-            return isinstance(exc, ProviderError) and exc.retryable and not receipt.started
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self._failed = 0
+        self.deadline = time.monotonic() + retry.total
+        self.pause = 0.0
 
-        return {"stop": stop, "wait": wait, "retry": retry_if_exception(worth_repeating), "reraise": True}
+    def goes_on(self, exc: BaseException) -> bool:
+        """Whether the attempt that failed is to be repeated, after ``pause``."""
+        retry, self._failed = self._retry, self._failed + 1
+        if not isinstance(exc, ProviderError) or not exc.retryable or self._failed >= retry.attempts:
+            return False
+        asked = exc.retry_after or 0.0
+        backoff = min(retry.first_wait * 2 ** min(self._failed - 1, 30), retry.longest_wait)
+        self.pause = max(backoff + random.uniform(0, retry.first_wait), asked)
+        return asked <= retry.longest_retry_after and time.monotonic() + self.pause < self.deadline
 
 
 @dataclass
@@ -205,18 +216,3 @@ class _Tail(Generic[P]):
             self.held.append(piece)
             return True
         return False
-
-
-def _retry_after(state: RetryCallState) -> float | None:
-    exc = state.outcome.exception() if state.outcome is not None else None
-    return exc.retry_after if isinstance(exc, ProviderError) else None
-
-
-async def _to_the_end(work: Awaitable[T]) -> T:
-    """Finish ``work`` even if the task is cancelled meanwhile, then be cancelled: paid answers are always booked."""
-    future = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await future
-        raise

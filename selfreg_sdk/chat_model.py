@@ -6,50 +6,39 @@ decides, sends and pays goes through `selfreg_sdk.answering`; this file only spe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from policies import FIELDS, Aggregation, Bounds, DecodingParams, Policy
 from selfreg_sdk.aggregate import Scorer, VoteKey, plain
-from selfreg_sdk.answering import Answering, Outcome
 from selfreg_sdk.booking import Books
 from selfreg_sdk.calls import Retry
-from selfreg_sdk.channel import Channel
+from selfreg_sdk.client import Client
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.explanation import Explanation, explain
-from selfreg_sdk.facts import Request
-from selfreg_sdk.langchain.requests import (
-    argument_error,
-    of_config,
-    of_run,
-    read_aggregation,
-    read_params,
-    read_request,
-)
-from selfreg_sdk.langchain.results import chunk_of, last, result, whole
+from selfreg_sdk.langchain.call import CALL, Call
+from selfreg_sdk.langchain.calling import Calling, Stop
+from selfreg_sdk.langchain.effective import invocation_params, tracing_params
+from selfreg_sdk.langchain.profiles import profile_of
+from selfreg_sdk.langchain.requests import argument_error, of_config, read_aggregation, read_params, read_request
 from selfreg_sdk.langchain.schemas import Schema, Tool, ToolChoice
-from selfreg_sdk.langchain.setup import Setup, set_up
+from selfreg_sdk.langchain.setup import CONNECTING, HARMLESS, Setup, inherit, set_up
 from selfreg_sdk.langchain.tools import Method, with_schema, with_tools
 from selfreg_sdk.prices import Prices
+from selfreg_sdk.runtime import Runtime
 from selfreg_sdk.wire.connection import Timeouts
-
-Stop = list[str] | None
-Run = CallbackManagerForLLMRun | None
-AsyncRun = AsyncCallbackManagerForLLMRun | None
+from selfreg_sdk.wire.transport import TransportName
 
 
-class ChatSelfReg(BaseChatModel):
+class ChatSelfReg(Calling, BaseChatModel):
     """A chat model whose decoding parameters are planned, tuned or learned instead of hand-picked.
 
     Give a ``model`` (of OpenAI, or of any compatible ``base_url``), or an ``inner`` LangChain chat model. Decoding parameters
@@ -57,6 +46,10 @@ class ChatSelfReg(BaseChatModel):
 
     Per call, ``config={"metadata": {"selfreg_task": "triage"}}`` names the task; requests of one task share one configuration.
     Without a name, the system prompt (or the prompt itself) tells the task.
+
+    A planning call is a run of its own inside the run of the answer, with usage of its own. Calls with tools or formats of an
+    answer are not planned unless they say ``selfreg_plan=True``; a stored configuration shapes them all the same. LangChain's
+    response cache is keyed on what is sent, so the decision comes first and the cache is asked after it.
 
     Raises:
         ConfigError: something given cannot work; the message names the value.
@@ -103,6 +96,8 @@ class ChatSelfReg(BaseChatModel):
     """Apply where neither caller nor policy has a wish."""
     server: str | None = None
     """What serves ``base_url`` ("vllm", "ollama", "selfreg"), if it takes more than the protocol names."""
+    transport: TransportName = "auto"
+    """The library that speaks HTTP to the endpoint: "aiohttp", "openai", or the faster one that is installed."""
     timeouts: Timeouts | None = None
     timeout: float | None = None
     """Seconds one attempt may take; short for ``Timeouts(total=...)``. Around an inner model, its own client's hold."""
@@ -132,8 +127,10 @@ class ChatSelfReg(BaseChatModel):
 
     _explicit: DecodingParams = PrivateAttr()
     _how: Aggregation = PrivateAttr()
-    _setup: Setup | None = PrivateAttr(default=None)
+    _ready: Setup = PrivateAttr()
     _others: dict[str, Setup] = PrivateAttr(default_factory=dict)
+    _profile_is_ours: bool = PrivateAttr(default=False)
+    _identity: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **given: Any) -> None:
         try:
@@ -142,23 +139,32 @@ class ChatSelfReg(BaseChatModel):
             raise argument_error(exc, type(self).model_fields) from None
         self._settle()
 
-    def _settle(self) -> None:
-        """Check what was given together, and set up what answers."""
+    def _settle(self, *, shared: Runtime | None = None, client: Client | None = None) -> None:
+        """Check what was given together, and set up what answers, over a store and connections that are open already."""
         given = {name: value for name in FIELDS if (value := getattr(self, name)) not in (None, [], ())}
         self._explicit = read_params(given)
         self._how = read_aggregation(self.aggregation)
         if self.model is not None and self.inner is not None:
             raise ConfigError("give either model=<id> or inner=<LangChain chat model>, not both")
         self._check_scorer(self._how)
-        self._setup, self._others = set_up(self), {}
+        inherit(self)
+        self._ready, self._others = set_up(self, shared=shared, client=client), {}
+        if self.profile is None:
+            self.profile, self._profile_is_ours = profile_of(self._ready.target.capabilities({})), True
+        self._identity = {**self._identifying_params, "_type": self._llm_type}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with ``update``, as pydantic makes it; what is updated takes effect, or is a `ConfigError`."""
+        """A copy with ``update``, as pydantic makes it; what is updated takes effect, or is a `ConfigError`.
+
+        It shares the open store, and the connections where they stay the same.
+        """
         copy = super().model_copy(update=update, deep=deep)
-        if update:
-            if "inner" in update and "profile" not in update:
-                copy.profile = copy._resolve_model_profile()
-            copy._settle()
+        copy.__dict__.pop("_serialized", None)  # what LangChain's traces show of a model is kept with it
+        if update and not HARMLESS.issuperset(update):
+            if "profile" not in update and (self._profile_is_ours or "inner" in update):
+                copy.profile, copy._profile_is_ours = copy._resolve_model_profile(), False
+            shared = None if "store" in update else self._ready.shared
+            copy._settle(shared=shared, client=None if CONNECTING.intersection(update) else self._ready.client)
         return copy
 
     # -- for users ----------------------------------------------------------------------------------------------------
@@ -166,8 +172,8 @@ class ChatSelfReg(BaseChatModel):
     def explain(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Explanation:
         """What would be sent for ``input``, why, and at most at what cost; takes what ``invoke`` takes, sends nothing."""
         messages = self._convert_input(input).to_messages()
-        answering, request, _ = self._prepare(messages, kwargs.pop("stop", None), of_config(config, kwargs))
-        return explain(answering, request)
+        call = self._read(messages, kwargs.pop("stop", None), of_config(config, kwargs))
+        return explain(call.setup.answering, call.request)
 
     @property
     def books(self) -> Books:
@@ -206,6 +212,7 @@ class ChatSelfReg(BaseChatModel):
 
         Raises:
             ConfigError: a schema or a combination that cannot work.
+            Refused: while answering; the model declined. With ``include_raw`` it is the "parsing_error".
         """
         return with_schema(self, schema, method=method, include_raw=include_raw, strict=strict, kwargs=kwargs)
 
@@ -231,118 +238,52 @@ class ChatSelfReg(BaseChatModel):
             **self._explicit.set_fields(),
         }
 
+    def _get_invocation_params(self, stop: Stop = None, **kwargs: Any) -> dict[str, Any]:
+        call = kwargs.pop(CALL, None)
+        return {**self._identity, **invocation_params(call), "stop": stop, **kwargs}
+
     def _get_ls_params(self, stop: Stop = None, **kwargs: Any) -> LangSmithParams:
-        """What the caller decided; what a policy decides is in the record of the answer."""
-        params = super()._get_ls_params(stop=stop or list(self._explicit.stop or ()) or None, **kwargs)
-        params.setdefault("ls_model_name", self._ready.target.model)
-        provider = None if self.inner is None else self.inner._get_ls_params().get("ls_provider")
-        params["ls_provider"] = provider or self._ready.target.vendor.rules or "selfreg"
+        """What is sent, as far as it is known before the call; `explain` tells the rest, and the record of the answer."""
+        call, model = kwargs.pop(CALL, None), kwargs.get("model")
+        params = tracing_params(call, self._explicit, inner=self.inner, stop=stop, kwargs=kwargs)
+        params["ls_model_name"] = model if isinstance(model, str) else self._ready.target.model
+        params["ls_provider"] = self._ready.provider
         return params
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         return None if self.inner is None else self.inner.profile
 
-    def invoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: Stop = None, **kwargs: Any
-    ) -> AIMessage:
-        """Answer one input; ``config["metadata"]["selfreg_task"]`` names its task."""
-        return super().invoke(input, config, stop=stop, **of_config(config, kwargs))
-
-    async def ainvoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: Stop = None, **kwargs: Any
-    ) -> AIMessage:
-        """`invoke` for asyncio."""
-        return await super().ainvoke(input, config, stop=stop, **of_config(config, kwargs))
-
-    def stream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: Stop = None, **kwargs: Any
-    ) -> Iterator[AIMessageChunk]:
-        """Answer one input in pieces. Where several samples become one answer, it arrives in one piece."""
-        return super().stream(input, config, stop=stop, **of_config(config, kwargs))
-
-    async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, stop: Stop = None, **kwargs: Any
-    ) -> AsyncIterator[AIMessageChunk]:
-        """`stream` for asyncio."""
-        async for chunk in super().astream(input, config, stop=stop, **of_config(config, kwargs)):
-            yield chunk
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: Stop = None, run_manager: Run = None, **kwargs: Any
-    ) -> ChatResult:
-        answering, request, channel = self._prepare(messages, stop, of_run(run_manager, kwargs))
-        return self._result(answering.complete(request, channel))
-
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: Stop = None, run_manager: AsyncRun = None, **kwargs: Any
-    ) -> ChatResult:
-        answering, request, channel = self._prepare(messages, stop, of_run(run_manager, kwargs))
-        return self._result(await answering.acomplete(request, channel))
-
-    def _stream(
-        self, messages: list[BaseMessage], stop: Stop = None, run_manager: Run = None, **kwargs: Any
-    ) -> Iterator[ChatGenerationChunk]:
-        answering, request, channel = self._prepare(messages, stop, of_run(run_manager, kwargs))
-        if request.aggregation.n > 1:
-            yield whole(self._result(answering.complete(request, channel)))
-            return
-        outcome: Outcome[Any] = Outcome(decision=answering.regulator.decide(request))
-        for piece in answering.stream(request, channel, outcome):
-            if (chunk := chunk_of(piece)) is not None:
-                yield chunk
-        yield last(outcome)
-
-    async def _astream(
-        self, messages: list[BaseMessage], stop: Stop = None, run_manager: AsyncRun = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        answering, request, channel = self._prepare(messages, stop, of_run(run_manager, kwargs))
-        if request.aggregation.n > 1:
-            yield whole(self._result(await answering.acomplete(request, channel)))
-            return
-        outcome: Outcome[Any] = Outcome(decision=await answering.regulator.adecide(request))
-        async with aclosing(answering.astream(request, channel, outcome)) as pieces:
-            async for piece in pieces:
-                if (chunk := chunk_of(piece)) is not None:
-                    yield chunk
-        yield last(outcome)
-
-    # -- from LangChain to a request and back -------------------------------------------------------------------------
-
-    @property
-    def _ready(self) -> Setup:
-        if self._setup is None:
-            self._setup = set_up(self)
-        return self._setup
-
-    def _for_model(self, model: object) -> Setup:
-        """The parts behind a call that names ``model``; None names none."""
-        ready = self._ready
-        if model in (None, ready.target.model):
-            return ready
-        if ready.other is None or not isinstance(model, str):
-            raise ConfigError(f"model={model!r}: the inner model is {ready.target.model!r}; make another ChatSelfReg")
-        return self._others.get(model) or self._others.setdefault(model, ready.other(model))
-
-    def _prepare(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
-    ) -> tuple[Answering, Request, Channel[Any, Any]]:
-        """What answers a call, the request behind it, and the channel that carries it."""
-        ready = self._for_model(kwargs.get("model"))
+    def _read(self, messages: list[BaseMessage], stop: Stop, kwargs: Mapping[str, Any]) -> Call:
+        setup = self._for_model(kwargs.get("model"))
         request, passed = read_request(
             messages,
             stop,
-            kwargs,
-            model=ready.target.model,
+            setup.spelled(kwargs),
+            model=setup.target.model,
             explicit=self._explicit,
             task=self.task,
             aggregation=self._how,
         )
         self._check_scorer(request.aggregation)
-        return ready.answering, request, ready.channel(messages, passed)
+        return Call(
+            setup=setup,
+            messages=messages,
+            request=request,
+            passed=passed,
+            scorer=self.scorer,
+            vote_key=self.vote_key,
+            blocks=self.output_version == "v1",
+        )
+
+    def _for_model(self, model: object) -> Setup:
+        """The parts behind a call that names ``model``; None names none."""
+        setup = self._ready
+        if model in (None, setup.target.model):
+            return setup
+        if setup.other is None or not isinstance(model, str):
+            raise ConfigError(f"model={model!r}: the inner model is {setup.target.model!r}; make another ChatSelfReg")
+        return self._others.get(model) or self._others.setdefault(model, setup.other(model))
 
     def _check_scorer(self, how: Aggregation) -> None:
         if how.kind == "best" and self.scorer is None:
             raise ConfigError("aggregation 'best' needs a scorer: pass scorer=<function from text to number>")
-
-    def _result(self, outcome: Outcome[Any]) -> ChatResult:
-        return result(outcome, scorer=self.scorer, vote_key=self.vote_key)

@@ -1,41 +1,44 @@
 """A lean client for any OpenAI-compatible chat-completions endpoint.
 
-It sits on the openai package's raw ``post``: the body is serialised once and the reply parsed once, whatever the number
-of messages. One attempt per call; nothing here retries or spends (see calls.py for that).
+The body is written once and the reply read once, whatever the number of messages; which library speaks HTTP is a choice
+(`selfreg_sdk.wire.transport`). One attempt per call; nothing here retries or spends (see calls.py for that).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import functools
+import os
 import re
-import threading
 import weakref
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-import openai
 from pydantic import SecretStr
 
 from selfreg_sdk.endpoint import endpoint_id, parse_base_url
 from selfreg_sdk.errors import ConfigError, MalformedReply, ProviderError
+from selfreg_sdk.payload import encode, replaced
 from selfreg_sdk.wire.background import background_loop
-from selfreg_sdk.wire.connection import TRANSPORT, Body, Clock, Timeouts, post_error, tls_context
+from selfreg_sdk.wire.connection import Clock, Timeouts
+from selfreg_sdk.wire.exchange import Exchange
 from selfreg_sdk.wire.http_errors import reported_error
-from selfreg_sdk.wire.pools import Pools, close, close_pools, closing_with_loop
+from selfreg_sdk.wire.json_text import json_object
+from selfreg_sdk.wire.pools import Pools, close
 from selfreg_sdk.wire.replies import Chunk, Reply, parse_reply
 from selfreg_sdk.wire.sse import ChunkReader
+from selfreg_sdk.wire.transport import Destination, TransportName, choose
 
-__all__ = ["OPENAI_URL", "Chunk", "Client", "Reply", "Timeouts"]
+__all__ = ["OPENAI_URL", "Chunk", "Client", "Reply", "Timeouts", "TransportName"]
 
 OPENAI_URL = "https://api.openai.com/v1"
 
-_MOST_BODY_BYTES = 64 * 2**20
 # How long to wait for the connection's end after the last chunk, so that it can be used again.
 _SECONDS_AFTER_DONE = 0.1
 _PLACEHOLDER_KEY = "none"
+_STREAM_FIELDS = ("stream", "stream_options")
 
 
 class Client:
@@ -48,10 +51,12 @@ class Client:
         base_url: None means OpenAI.
         api_key: may be absent for servers that ask for none.
         timeouts: see :class:`Timeouts`.
-        default_headers: sent with every request, for gateways; treated as secret.
+        default_headers: sent with every request, for gateways, in place of those of the same name; treated as secret.
+        transport: the library that speaks HTTP: "aiohttp" (fast; ``pip install 'selfreg[fast]'``), "openai" (always
+            there), or "auto" for the fastest that is installed.
 
     Raises:
-        ConfigError: base_url is not a plain http(s) URL, or the key or a header cannot be sent.
+        ConfigError: base_url is not a plain http(s) URL, the key or a header cannot be sent, or there is no such transport.
     """
 
     def __init__(
@@ -61,32 +66,34 @@ class Client:
         api_key: SecretStr | str | None = None,
         timeouts: Timeouts | None = None,
         default_headers: Mapping[str, str] | None = None,
+        transport: TransportName = "auto",
     ) -> None:
         self.base_url = OPENAI_URL if base_url is None else checked_url(base_url)
         self.timeouts = timeouts or Timeouts()
         self._key = _checked_secret("api_key", api_key)
-        self._headers: dict[str, Any] = {
-            name: _checked_secret(f"header {name!r}", value) for name, value in (default_headers or {}).items()
-        }
-        self._secrets = [text for text in (self._key, *self._headers.values()) if len(text) >= 6]
-        if self.base_url != OPENAI_URL:
-            # The SDK takes these from the environment; they are nobody else's business.
-            self._headers |= {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
-        self._pools: Pools = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
-        weakref.finalize(self, close_pools, self._pools).atexit = False
+        given = {name: _checked_secret(f"header {name!r}", value) for name, value in (default_headers or {}).items()}
+        self._secrets = [text for text in (self._key, *given.values()) if len(text) >= 6]
+        self._transport = choose(transport, self.base_url)
+        to = Destination(url=self.base_url, headers=self._headers(given), connect=self.timeouts.connect)
+        self._pools = Pools(functools.partial(self._transport.open, to))
+        weakref.finalize(self, self._pools.close).atexit = False
 
     @property
     def endpoint(self) -> str:
         """Where requests go, without secrets: the name of this endpoint in keys and records."""
         return endpoint_id(self.base_url)
 
+    @property
+    def transport(self) -> str:
+        """The library that speaks HTTP: "aiohttp" or "openai"."""
+        return self._transport.name
+
     def revive(self, body: dict[str, Any]) -> Reply:
         """The reply a stored body stands for."""
         return parse_reply(body)
 
     def __repr__(self) -> str:
-        return f"Client(base_url={self.base_url!r}, timeouts={self.timeouts!r})"
+        return f"Client(base_url={self.base_url!r}, timeouts={self.timeouts!r}, transport={self.transport!r})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Client holds an API key and open connections and is not pickled; make one per process")
@@ -106,19 +113,27 @@ class Client:
 
     async def acomplete(self, payload: Mapping[str, Any], *, deadline: float | None = None) -> Reply:
         """Asynchronous form of :meth:`complete`; cancelling it closes the connection."""
-        wire = {key: value for key, value in payload.items() if key not in ("stream", "stream_options")}
+        if "stream" in payload or "stream_options" in payload:
+            payload = replaced(payload, {}, without=_STREAM_FIELDS)
+        clock = Clock(self.timeouts, deadline)
         try:
-            body = await self._open(wire, Clock(self.timeouts, deadline), broken=_lost)
+            exchange = await self._send(payload, clock, broken=_lost)
             try:
-                value = await self._json(body)
+                raw = await exchange.whole()
             finally:
-                await body.close()
-            if failure := reported_error(value, payload=wire, url=self.base_url):
+                await exchange.close()
+            headers = exchange.response.headers
+            value = json_object(raw)
+            if value is None:
+                raise self._no_json(raw, headers, exchange.response.status)
+            if failure := reported_error(value, payload=payload, url=self.base_url):
                 raise failure
-            return parse_reply(value, request_id=body.response.headers.get("x-request-id"))
+            return parse_reply(value, request_id=headers.get("x-request-id"))
         except ProviderError as error:
             self._redact(error)
             raise
+        finally:
+            clock.stop()
 
     def stream(self, payload: Mapping[str, Any], *, deadline: float | None = None) -> Iterator[Chunk]:
         """Send ``payload`` once and yield the answer in pieces; closing the iterator closes the connection.
@@ -131,40 +146,54 @@ class Client:
             ProviderError: otherwise as :meth:`complete`.
         """
         background = background_loop()
-        chunks = self.astream(payload, deadline=deadline)
+        batches = self._batches(payload, deadline)
         try:
-            while (chunk := background.call(_next(chunks))) is not None:
-                yield chunk
+            # A change of thread costs more than a chunk does: all that came in one piece come over together.
+            while (batch := background.call(_next(batches))) is not None:
+                yield from batch
         finally:
-            background.finish(close(chunks))
+            background.finish(close(batches))
 
     async def astream(
         self, payload: Mapping[str, Any], *, deadline: float | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Asynchronous form of :meth:`stream`."""
+        batches = self._batches(payload, deadline)
+        try:
+            async for batch in batches:
+                for chunk in batch:
+                    yield chunk
+        finally:
+            await batches.aclose()
+
+    async def _batches(self, payload: Mapping[str, Any], deadline: float | None) -> AsyncGenerator[list[Chunk], None]:
+        """The chunks of a stream, those that arrived together in one list."""
         wire = _streaming(payload)
         wanted = payload.get("n")
         reader = ChunkReader(
             n=wanted if isinstance(wanted, int) else 1,
             reported=lambda chunk: reported_error(chunk, payload=wire, url=self.base_url),
         )
+        clock = Clock(self.timeouts, deadline)
         try:
-            body = await self._open(wire, Clock(self.timeouts, deadline), broken=reader.truncated)
+            exchange = await self._send(wire, clock, broken=reader.truncated)
             try:
-                while (piece := await _piece(body, reader)) is not None:
-                    for chunk in reader.feed(piece):
-                        yield chunk
-                for chunk in reader.end():
-                    yield chunk
+                while piece := await _piece(exchange, reader):
+                    for batch in _whole_batches(reader.feed(piece)):
+                        yield batch
+                for batch in _whole_batches(reader.end()):
+                    yield batch
             finally:
-                await body.close()
+                await exchange.close()
         except ProviderError as error:
             self._redact(error)
             raise
+        finally:
+            clock.stop()
 
     def close(self) -> None:
         """Close all connections; a later call opens new ones."""
-        closings = close_pools(self._pools)
+        closings = self._pools.close()
         with contextlib.suppress(RuntimeError):  # inside a running loop: that loop goes on with its part later
             closings.pop(asyncio.get_running_loop(), None)
         for closing in closings.values():
@@ -172,10 +201,8 @@ class Client:
 
     async def aclose(self) -> None:
         """Asynchronous form of :meth:`close`."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await close(pool[1])
-        for closing in close_pools(self._pools).values():
+        await self._pools.close_here()
+        for closing in self._pools.close().values():
             await asyncio.wrap_future(closing)
 
     def __enter__(self) -> Self:
@@ -194,78 +221,34 @@ class Client:
     ) -> None:
         await self.aclose()
 
-    async def _open(self, wire: Mapping[str, Any], clock: Clock, *, broken: Any) -> Body:
-        """Send the request and wait for the headers of a 2xx reply."""
-        content = _dumps(wire)
-        failure: ProviderError
-        try:
-            async with asyncio.timeout(clock.for_headers()):
-                pool = await self._pool()
-                response: Any = await pool.post(
-                    "/chat/completions",
-                    cast_to=TRANSPORT.Response,
-                    content=content,
-                    options={"timeout": openai.Timeout(None, connect=clock.timeouts.connect)},
-                    stream=True,
-                    stream_cls=openai.AsyncStream[Any],
-                )
-                return Body(response, clock, broken=broken)
-        except TimeoutError:
-            failure = clock.expired(
-                f"reply from {self.base_url!r} in {clock.timeouts.first_byte:g} s (Timeouts.first_byte)"
-            )
-        except openai.APIError as error:
-            failure = post_error(error, url=self.base_url, payload=wire, clock=clock)
-        # Raised outside the handler: what openai raised holds the request with its key, and would hang on as context.
-        raise failure
-
-    async def _json(self, body: Body) -> dict[str, Any]:
-        pieces: list[bytes] = []
-        size = 0
-        while (piece := await body.piece()) is not None:
-            pieces.append(piece)
-            size += len(piece)
-            if size > _MOST_BODY_BYTES:
-                raise MalformedReply(f"the reply exceeds {_MOST_BODY_BYTES} bytes", status=200)
-        raw = b"".join(pieces)
-        try:
-            value = json.loads(raw)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
-            return value
-        kind = body.response.headers.get("content-type", "of no declared type")
-        raise MalformedReply(
-            f"{self.base_url!r} answered with {len(raw)} bytes ({kind}) that are no JSON object: cut off, or not an "
-            "OpenAI-compatible endpoint",
-            status=body.response.status_code,
-            body=raw[:500].decode("utf-8", "replace"),
-        )
-
-    async def _pool(self) -> openai.AsyncOpenAI:
-        loop = asyncio.get_running_loop()
-        known = self._pools.get(loop)
-        if known is not None:
-            return known[0]
+    async def _send(
+        self, payload: Mapping[str, Any], clock: Clock, *, broken: Callable[[str], ProviderError]
+    ) -> Exchange:
         if not self._key and self.base_url == OPENAI_URL:
             raise ConfigError(
                 "no API key for OpenAI: set OPENAI_API_KEY or pass api_key=; other servers need base_url="
             )
-        pool = openai.AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=self._key or _PLACEHOLDER_KEY,
-            max_retries=0,
-            default_headers=self._headers,
-            # The SDK's own default client closes itself from __del__ on whichever loop then runs: never on the right one.
-            http_client=openai.DefaultAsyncHttpxClient(verify=tls_context()),
+        body = encode(payload)
+        pool = await self._pools.here()
+        return await Exchange.start(pool, body, clock, payload=payload, url=self.base_url, broken=broken)
+
+    def _no_json(self, raw: bytes, headers: Mapping[str, str], status: int) -> MalformedReply:
+        kind = headers.get("content-type", "of no declared type")
+        return MalformedReply(
+            f"{self.base_url!r} answered with {len(raw)} bytes ({kind}) that are no JSON object: cut off, or not an "
+            "OpenAI-compatible endpoint",
+            status=status,
+            body=raw[:500].decode("utf-8", "replace"),
         )
-        closing = closing_with_loop(pool)
-        await anext(closing)
-        with self._lock:
-            for other in [other for other in self._pools if other.is_closed()]:
-                del self._pools[other]
-            self._pools[loop] = pool, closing
-        return pool
+
+    def _headers(self, given: dict[str, str]) -> dict[str, str]:
+        headers = {"Authorization": f"Bearer {self._key or _PLACEHOLDER_KEY}"}
+        if self.base_url == OPENAI_URL:  # nobody else's business
+            for name, variable in (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID")):
+                if value := _checked_secret(variable, os.environ.get(variable)):
+                    headers[name] = value
+        overridden = {name.lower() for name in given}
+        return {name: value for name, value in headers.items() if name.lower() not in overridden} | given
 
     def _redact(self, error: ProviderError) -> None:
         """Some servers repeat the key they refuse."""
@@ -297,38 +280,42 @@ def _checked_secret(what: str, secret: SecretStr | str | None) -> str:
     return text
 
 
-def _dumps(wire: Mapping[str, Any]) -> bytes:
-    try:
-        text = json.dumps(wire, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8 form, but an escape
-        return json.dumps(wire, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the request cannot be written as JSON: {error}") from None
-
-
-def _streaming(payload: Mapping[str, Any]) -> dict[str, Any]:
-    wire = {**payload, "stream": True}
-    options = wire.get("stream_options", {})
+def _streaming(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    options = payload.get("stream_options", {})
     if options is None:
-        del wire["stream_options"]
-    else:
-        wire["stream_options"] = {**options, "include_usage": True}
-    return wire
+        return replaced(payload, {"stream": True}, without=("stream_options",))
+    return replaced(payload, {"stream": True, "stream_options": {**options, "include_usage": True}})
 
 
-async def _piece(body: Body, reader: ChunkReader) -> bytes | None:
+async def _piece(exchange: Exchange, reader: ChunkReader) -> bytes:
     try:
-        return await body.piece(_SECONDS_AFTER_DONE if reader.done else None)
+        return await exchange.piece(_SECONDS_AFTER_DONE if reader.done else None)
     except ProviderError:
         if reader.done or reader.answered:
-            return None  # the answer is complete; only the connection did not end well
+            return b""  # the answer is complete; only the connection did not end well
         raise
+
+
+def _whole_batches(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
+    """All chunks in one list, also where an error follows them: then it is raised after they were handed out."""
+    batch: list[Chunk] = []
+    try:
+        for chunk in chunks:
+            batch.append(chunk)
+    except ProviderError as error:
+        failure = error
+    else:
+        if batch:
+            yield batch
+        return
+    if batch:
+        yield batch
+    raise failure
 
 
 def _lost(why: str) -> ProviderError:
     return MalformedReply(f"the reply is incomplete: {why}", status=200)
 
 
-async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
-    return await anext(chunks, None)
+async def _next(batches: AsyncGenerator[list[Chunk], None]) -> list[Chunk] | None:
+    return await anext(batches, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     store: str | None = Field(default=None, description="File path, sqlite:///, :memory: or postgresql+psycopg://.")
     prices: Path | None = Field(default=None, description="YAML file with prices of your own.")
     store_content: bool = Field(default=False, description="Keep prompts and answers in the store.")
+    transport: Literal["auto", "openai", "aiohttp"] = Field(
+        default="auto", description="Library that speaks HTTP; auto takes aiohttp where it is installed."
+    )
     connect_timeout: float = Field(default=10.0, gt=0, allow_inf_nan=False, description="Seconds to connect.")
     idle_timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False, description="Seconds between two chunks.")
     total_timeout: float = Field(default=600.0, gt=0, allow_inf_nan=False, description="Seconds for one request.")

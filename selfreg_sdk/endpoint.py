@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
 from selfreg_sdk.errors import ConfigError
 
 
+@lru_cache(maxsize=256)
 def endpoint_id(endpoint: str) -> str:
     """One spelling for one endpoint, free of secrets.
 

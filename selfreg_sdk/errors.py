@@ -7,6 +7,7 @@
     │   ├── UnknownPriceError             a cap needs a price; name one or drop the cap
     │   └── StoreError                    the store file or URL cannot be used as it is
     ├── BudgetExceeded                    the worst case of the call does not fit; nothing was sent
+    ├── Refused                           the model declined to answer in the form that was asked for; it is paid
     └── ProviderError                     the other side; says whether to retry and whether it may have billed
         ├── ConnectFailed                 no connection: refused, DNS, TLS            retry, not billed
         ├── ProviderTimeout               no answer in time                           retry, maybe billed
@@ -45,6 +46,23 @@ class UnknownPriceError(ConfigError):
 
 class StoreError(ConfigError):
     """The store cannot be opened, read or written as it is."""
+
+
+class Refused(SelfregError):
+    """The model declined to answer where an answer of a given form was asked for; the call is paid all the same.
+
+    Attributes:
+        refusal: what the model said.
+    """
+
+    def __init__(self, refusal: str) -> None:
+        self.refusal = refusal
+        super().__init__(
+            f"the model refused to answer: {refusal!r}; ask for it differently, or read the message itself"
+        )
+
+    def __reduce__(self) -> tuple[type[Refused], tuple[str]]:
+        return Refused, (self.refusal,)
 
 
 class BudgetExceeded(SelfregError):

@@ -19,6 +19,7 @@ class Explanation:
         decision: planned, sent and ignored, as in ``response_metadata["selfreg"]``.
         would_plan: a planning call would come first, because no plan is stored for the task; what is shown then is what a
             failed plan leads to.
+        plan_rests: it would, had planning this task not failed a short while ago.
         worst_case_usd: at most, over all samples, without retries; None if price or token cap is unknown.
         plan_worst_case_usd: at most, for the planning call.
         price_source: where the price comes from.
@@ -28,6 +29,7 @@ class Explanation:
     payload: dict[str, Any]
     decision: dict[str, Any]
     would_plan: bool
+    plan_rests: bool
     worst_case_usd: Decimal | None
     plan_worst_case_usd: Decimal | None
     price_source: str | None
@@ -39,6 +41,7 @@ class Explanation:
             "payload": self.payload,
             **self.decision,
             "would_plan": self.would_plan,
+            "plan_rests": self.plan_rests,
             "worst_case_usd": None if self.worst_case_usd is None else str(self.worst_case_usd),
             "plan_worst_case_usd": None if self.plan_worst_case_usd is None else str(self.plan_worst_case_usd),
             "price_source": self.price_source,
@@ -57,9 +60,10 @@ def explain(answering: Answering, request: Request) -> Explanation:
     quote = books.quote(answering.spec(decision))
     plan_worst = Decimal(0) if decision.would_plan is None else books.quote(decision.would_plan).worst
     return Explanation(
-        payload=decision.payload,
+        payload=dict(decision.payload),
         decision=describe(decision),
         would_plan=decision.would_plan is not None,
+        plan_rests=decision.plan_rests,
         worst_case_usd=None if quote.worst is None else quote.worst * rounds(decision),
         plan_worst_case_usd=plan_worst,
         price_source=None if quote.price is None else quote.price.source,

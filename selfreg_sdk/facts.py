@@ -6,13 +6,15 @@ Plans are made once per task, however many requests, threads and event loops ask
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 from policies import (
     Aggregation,
@@ -28,11 +30,15 @@ from policies import (
 from policies.numbers import numbers
 from selfreg_sdk.booking import CallSpec
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.planner import Planned, Planner, provenance
+from selfreg_sdk.payload import Payload
+from selfreg_sdk.planner import Planned, Planner, PlanWatch, provenance
 from selfreg_sdk.store.configs import ConfigRecord, Configs
+from selfreg_sdk.wire.replies import content_text
 
 _SECONDS_BETWEEN_FAILED_PLANS = 300.0
 _LONGEST_WAIT_FOR_A_PLAN = 60.0
+_MOST_TASKS = 4096
+_INSTRUCTIONS = ("system", "developer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,29 +46,52 @@ class Request:
     """What somebody asks for, before decoding is decided.
 
     Attributes:
-        turns: (role, text) of every message.
-        body: the wire payload without decoding parameters: model, messages, tools.
+        body: the wire payload without decoding parameters: model, messages, tools. Kept as a `Payload`.
         caller: explicit decoding arguments; they win.
         task: the caller's name for the task.
         aggregation: how samples are used.
         plannable: a planning call may be made; not for forced tools or response formats.
+        config_version: use this stored version of the task's configuration; None the one in production.
+        watch: is told of a planning call made for this request.
         id: shared by every ledger row of this request.
     """
 
-    turns: tuple[tuple[str, str], ...]
     body: Mapping[str, Any]
     caller: DecodingParams = DecodingParams()
     task: str | None = None
     aggregation: Aggregation = Aggregation()
     plannable: bool = True
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    config_version: int | None = None
+    watch: PlanWatch | None = field(default=None, compare=False, repr=False)
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.body, Payload):
+            object.__setattr__(self, "body", Payload(self.body))
+
+    @property
+    def payload(self) -> Payload:
+        """The body, as what it is kept as."""
+        return cast(Payload, self.body)
+
+    @property
+    def template(self) -> tuple[tuple[str, str], ...]:
+        """(role, text) of the messages that tell the task: instructions, else the first user turn."""
+        return tuple(self._turns(*_INSTRUCTIONS)) or tuple(islice(self._turns("user"), 1))
 
     @property
     def text(self) -> str:
         """What a planner is shown: instructions and the last user turn."""
-        system = [text for role, text in self.turns if role == "system"]
-        user = [text for role, text in self.turns if role == "user"]
-        return "\n\n".join([*system, *user[-1:]])
+        instructions = [text for _, text in self._turns(*_INSTRUCTIONS)]
+        last = islice(self._turns("user", latest_first=True), 1)
+        return "\n\n".join([*instructions, *(text for _, text in last)])
+
+    def _turns(self, *roles: str, latest_first: bool = False) -> Iterator[tuple[str, str]]:
+        """(role, text) of the messages of some roles."""
+        messages = self.body.get("messages") or ()
+        for message in reversed(messages) if latest_first else messages:
+            if message.get("role") in roles:
+                yield message["role"], content_text(message.get("content")) or ""
 
 
 class FactFinder:
@@ -81,32 +110,75 @@ class FactFinder:
         self._flights: dict[str, Future[PlanFact | None]] = {}
         self._lock = Lock()
         self._no_plan_before: dict[str, float] = {}
+        self._read: dict[str, tuple[ConfigRecord | None, Facts]] = {}
+        self._pinned: dict[int, ConfigRecord] = {}
 
     def recall(self, request: Request) -> Facts:
         """The facts the store holds; the plan stays unknown if none is stored.
 
         Raises:
-            ConfigError: the task name is not usable.
+            ConfigError: the task name is not usable, or the version asked for is of another task.
         """
+        key = self._key(request)
+        if request.config_version is not None:
+            return self._facts(key, self._version(key, request.config_version))
+        return self._facts(key, self._configs.current(key.text))
+
+    async def arecall(self, request: Request) -> Facts:
+        """`recall` for asyncio: without a thread where the facts are remembered. The same facts are the same object."""
+        key = self._key(request)
+        if request.config_version in self._pinned:
+            return self.recall(request)
+        if request.config_version is not None:
+            return await asyncio.to_thread(self.recall, request)
+        return self._facts(key, await self._configs.acurrent(key.text))
+
+    def _key(self, request: Request) -> TaskKey:
         try:
-            key = task_key(name=request.task, messages=request.turns, model=self.model, aggregation=request.aggregation)
+            if request.task is not None:
+                return _named(request.task, self.model, request.aggregation)
+            return task_key(name=None, messages=request.template, model=self.model, aggregation=request.aggregation)
         except ValueError as exc:
             raise ConfigError(str(exc)) from None
-        stored = self._configs.current(str(key))
+
+    def _version(self, key: TaskKey, version: int) -> ConfigRecord:
+        """A stored version of a task; versions never change, so each is read once."""
+        stored = self._pinned.get(version)
+        if stored is None:
+            if len(self._pinned) >= _MOST_TASKS:
+                self._pinned.clear()
+            self._pinned[version] = stored = self._configs.get(version)
+        if stored.task_key != key.text:
+            raise ConfigError(f"config version {version!r} belongs to task {stored.task_key!r}, not to {key.text!r}")
+        return stored
+
+    def _facts(self, key: TaskKey, stored: ConfigRecord | None) -> Facts:
+        """What a stored version says, read once."""
+        known = self._read.get(key.text)
+        if known is not None and known[0] is stored:
+            return known[1]
         facts = Facts(task=key).learn("server_heads", False)
         facts = facts.learn("tuned_config", _tuned_fact(stored))
-        plan = _plan_fact(stored)
-        return facts if plan is None else facts.learn("plan", plan)
+        if (plan := _plan_fact(stored)) is not None:
+            facts = facts.learn("plan", plan)
+        if len(self._read) >= _MOST_TASKS:
+            self._read.clear()
+        self._read[key.text] = stored, facts
+        return facts
 
     def may_plan(self, request: Request) -> bool:
-        """Whether a request without a stored plan leads to a planning call."""
+        """Whether a request without a stored plan leads to a planning call, unless its task rests."""
         return self.planner is not None and request.plannable
+
+    def rests(self, key: TaskKey) -> bool:
+        """Whether the task is not planned for now, because that failed a short while ago."""
+        return time.monotonic() < self._no_plan_before.get(key.text, 0.0)
 
     def spec(self, request: Request, key: TaskKey) -> CallSpec | None:
         """The planning call that would be made, or None."""
         if self.planner is None:
             return None
-        return self.planner.spec(request.text, request.aggregation, task_key=str(key), request_id=request.id)
+        return self.planner.spec(request.text, request.aggregation, task_key=key.text, request_id=request.id)
 
     def plan(self, request: Request, key: TaskKey) -> tuple[PlanFact | None, Planned | None]:
         """A plan for the task, and the planning call if this request made it."""
@@ -120,7 +192,13 @@ class FactFinder:
             # Another request may have stored a plan since this one looked.
             fact = self._stored_plan(key)
             if fact is None:
-                planned = planner.plan(request.text, request.aggregation, task_key=str(key), request_id=request.id)
+                planned = planner.plan(
+                    request.text,
+                    request.aggregation,
+                    task_key=key.text,
+                    request_id=request.id,
+                    watch=request.watch,
+                )
                 fact = self._keep(planner, request, key, planned)
         finally:
             self._land(key, flight, fact, failed=planned is not None and fact is None)
@@ -138,7 +216,11 @@ class FactFinder:
             fact = await asyncio.to_thread(self._stored_plan, key)
             if fact is None:
                 planned = await planner.aplan(
-                    request.text, request.aggregation, task_key=str(key), request_id=request.id
+                    request.text,
+                    request.aggregation,
+                    task_key=key.text,
+                    request_id=request.id,
+                    watch=request.watch,
                 )
                 fact = await asyncio.to_thread(self._keep, planner, request, key, planned)
         finally:
@@ -148,14 +230,13 @@ class FactFinder:
     def _board(self, request: Request, key: TaskKey) -> tuple[Planner | None, Future[PlanFact | None], bool]:
         """Join the planning of a task: the planner, the flight, and whether this caller makes the call."""
         with self._lock:
-            running = self._flights.get(str(key))
+            running = self._flights.get(key.text)
             if running is not None:
                 return self.planner, running, False
             flight: Future[PlanFact | None] = Future()
-            resting = time.monotonic() < self._no_plan_before.get(str(key), 0.0)
-            if self.planner is None or not request.plannable or resting:
+            if self.planner is None or not request.plannable or self.rests(key):
                 return None, flight, False
-            self._flights[str(key)] = flight
+            self._flights[key.text] = flight
             return self.planner, flight, True
 
     def _land(self, key: TaskKey, flight: Future[PlanFact | None], fact: PlanFact | None, *, failed: bool) -> None:
@@ -164,13 +245,16 @@ class FactFinder:
         A cancelled request says nothing about the task: the next one plans it.
         """
         with self._lock:
-            self._flights.pop(str(key), None)
+            self._flights.pop(key.text, None)
             if failed:
-                self._no_plan_before[str(key)] = time.monotonic() + _SECONDS_BETWEEN_FAILED_PLANS
+                now = time.monotonic()
+                if len(self._no_plan_before) >= _MOST_TASKS:
+                    self._no_plan_before = {k: until for k, until in self._no_plan_before.items() if until > now}
+                self._no_plan_before[key.text] = now + _SECONDS_BETWEEN_FAILED_PLANS
         flight.set_result(fact)
 
     def _stored_plan(self, key: TaskKey) -> PlanFact | None:
-        return _plan_fact(self._configs.current(str(key)))
+        return _plan_fact(self._configs.latest(key.text))
 
     def _keep(self, planner: Planner, request: Request, key: TaskKey, planned: Planned) -> PlanFact | None:
         """Store the plan as a version of the task's configuration, and let production point at it."""
@@ -178,7 +262,7 @@ class FactFinder:
             return None
         version = self._configs.add_version(
             ConfigRecord(
-                task_key=str(key),
+                task_key=key.text,
                 model=self.model,
                 aggregation=str(key.aggregation),
                 params=numbers(planned.plan, request.aggregation).model_dump(mode="json", exclude_none=True),
@@ -187,8 +271,15 @@ class FactFinder:
                 cost_usd=planned.cost,
             )
         )
-        self._configs.point(str(key), "production", version)
+        self._configs.point(key.text, "production", version)
+        self._configs.current(key.text)  # remembered from here on
         return PlanFact(plan=planned.plan, cached=False, config_version=version)
+
+
+@lru_cache(maxsize=_MOST_TASKS)
+def _named(name: str, model: str, aggregation: Aggregation) -> TaskKey:
+    """The key of a task that has a name."""
+    return task_key(name=name, messages=(), model=model, aggregation=aggregation)
 
 
 def _waited(flight: Future[PlanFact | None]) -> PlanFact | None:

@@ -3,11 +3,15 @@
 The promise: what providers billed <= what the ledger counts <= the cap, at every instant, for any number of threads
 and processes on one store. It holds because
 
-- the worst case of an attempt is held *before* it is sent, by one conditional UPDATE in one transaction;
+- the worst case of an attempt is held *before* it is sent; the check and the change are one transaction, which no other
+  thread or process can come between;
 - only evidence lowers what is counted: a reply with its usage, or the certainty that nothing was billed. A clock never
   does. When a lease ends, the attempt is charged at its worst case and marked unknown, which frees nothing;
 - the reply, its usage and the settlement are one transaction, so there is no instant at which a reply that was
   received could be lost and paid for again.
+
+One writer thread a process commits what all callers hand in, in groups (`selfreg_sdk.store.writer`). Every method that writes
+has a twin for event loops, which awaits the group and never touches the database.
 
 A caller whose reply says more than the worst case (a provider that ignored max_tokens) is recorded in full and
 flagged; that is the one way the ledger can pass a cap, and no client can prevent it.
@@ -22,26 +26,26 @@ flagged; that is the one way the ledger can pass a cap, and no client can preven
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import os
-import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
-
-import sqlalchemy as sa
+from operator import itemgetter
+from typing import Any, Literal
 
 from selfreg_sdk.endpoint import endpoint_id
-from selfreg_sdk.errors import BudgetExceeded, ConfigError, UnknownPriceError
+from selfreg_sdk.errors import ConfigError, UnknownPriceError
 from selfreg_sdk.money import from_pico, to_pico
+from selfreg_sdk.soft_limit import SoftLimit
 from selfreg_sdk.store.engine import Store
+from selfreg_sdk.store.journal import Attempt, End, Ending, Hold
 from selfreg_sdk.store.ledger import BudgetStatus, Ledger, LedgerEntry, Purpose, State, Totals
-from selfreg_sdk.store.responses import RecordedResponse, Responses
+from selfreg_sdk.store.responses import RecordedResponse
+from selfreg_sdk.store.writer import Writer
 from selfreg_sdk.usage import Usage
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +105,11 @@ class Meter:
     ) -> None:
         if lease_seconds <= 0:
             raise ConfigError(f"lease_seconds={lease_seconds!r} must be above zero")
-        if (soft is None) != (on_soft is None) or (soft is not None and not 0 < soft <= 1):
-            raise ConfigError(f"soft={soft!r} must be a fraction in (0, 1] and come together with on_soft")
         self._store = store
         self._ledger = Ledger(store)
-        self._responses = Responses(store)
         self._lease = timedelta(seconds=lease_seconds)
         self._clock = clock
-        self._soft = soft
-        self._on_soft = on_soft
-        self._told: set[str] = set()
-        self._told_lock = threading.Lock()
+        self._soft = SoftLimit(soft, on_soft)
 
     def reserve(
         self, *, scopes: Sequence[tuple[str, Decimal | None]], worst: Decimal | None, info: AttemptInfo
@@ -127,33 +125,16 @@ class Meter:
             UnknownPriceError: no price, but a cap.
             StoreError: the store cannot be written; nothing is held, do not send.
         """
-        caps: dict[str, Decimal | None] = {}
-        for scope, cap in scopes:
-            if scope in caps:
-                raise ConfigError(f"budget {scope!r} is named twice for one call; name each scope once")
-            caps[scope] = cap
-        capped = [scope for scope, cap in caps.items() if cap is not None]
-        if worst is None and capped:
-            raise UnknownPriceError(
-                f"the price of model {info.model!r} at {endpoint_id(info.endpoint)!r} is not known, so the cap of budget "
-                f"{capped[0]!r} cannot be kept; add a price override for it, or drop the cap"
-            )
-        held = 0 if worst is None else to_pico(worst)
-        now = self._clock()
-        with self._store.write() as connection:
-            for scope, cap in sorted(caps.items()):
-                granted = None if cap is None else to_pico(cap, round_up=False)
-                refused = self._ledger.hold(connection, scope, worst=held, cap=granted, now=now)
-                if refused is not None:
-                    raise BudgetExceeded(
-                        scope=scope,
-                        cap=cap if cap is not None else Decimal(0),
-                        spent=refused.spent,
-                        held=refused.held,
-                        wanted=from_pico(held),
-                    )
-            ledger_id = self._ledger.add(connection, self._row(info, sorted(caps), held, worst is not None, now))
-        return Reservation(id=ledger_id, worst=worst, scopes=tuple(sorted(caps)), info=info)
+        hold = self._hold(scopes, worst, info)
+        (ledger_id,) = self._writer.run(hold)
+        return Reservation(id=ledger_id, worst=worst, scopes=tuple(hold.caps), info=info)
+
+    async def areserve(
+        self, *, scopes: Sequence[tuple[str, Decimal | None]], worst: Decimal | None, info: AttemptInfo
+    ) -> Reservation:
+        """`reserve` on an event loop. If the task is cancelled meanwhile, what was held is given back."""
+        hold = self._hold(scopes, worst, info)
+        return Reservation(id=await self._writer.arun(hold), worst=worst, scopes=tuple(hold.caps), info=info)
 
     def settle(
         self,
@@ -171,7 +152,7 @@ class Meter:
 
         Args:
             cost: USD; None when it is not known, then the worst case is charged.
-            usage: tokens, after ``prices.trusted``; None is flagged ``usage_unknown``.
+            usage: tokens, after ``prices.trusted``; None is flagged ``usage_missing``, unless ``flags`` say why.
 
         Returns:
             USD charged; None when the price is not known.
@@ -179,36 +160,41 @@ class Meter:
         Raises:
             StoreError: nothing was recorded; the attempt stays reserved and is charged at its worst case by ``recover``.
         """
-        now = self._clock()
-        with self._store.write() as connection:
-            row = self._ledger.lock(connection, reservation.id)
-            if row["state"] == "settled":
-                charged = row["cost_pico"]
-                return None if charged is None else from_pico(charged)
-            worst = row["worst_pico"]
-            charged = worst if cost is None else to_pico(cost)
-            marks = set(flags)
-            if usage is None:
-                marks.add("usage_unknown")
-            if charged is None:
-                marks.add("unpriced")
-            elif worst is not None and charged > worst:
-                marks.add("over_worst_case")
-            if row["state"] != "reserved":
-                marks.add("late")
-            self._ledger.move(connection, row, "settled", cost=charged, now=now, usage=usage, flags=marks)
-            if response is not None:
-                self._responses.add(connection, response, ledger_id=reservation.id, now=now)
-        self._tell(reservation.scopes)
-        return None if charged is None else from_pico(charged)
+        ((attempt, _),) = self._writer.run(self._settlement(reservation, cost, usage, flags, response))
+        for status in self._soft.reached(reservation.scopes, self._writer.journal.seen):
+            self._soft.tell(status)
+        return _usd(attempt.cost)
+
+    async def asettle(
+        self,
+        reservation: Reservation,
+        *,
+        cost: Decimal | None,
+        usage: Usage | None,
+        flags: Iterable[str] = (),
+        response: RecordedResponse | None = None,
+    ) -> Decimal | None:
+        """`settle` on an event loop. A task that is cancelled meanwhile is cancelled when the books are closed."""
+        attempt, _ = await self._writer.arun(self._settlement(reservation, cost, usage, flags, response))
+        for status in self._soft.reached(reservation.scopes, self._writer.journal.seen):
+            await asyncio.to_thread(self._soft.tell, status)
+        return _usd(attempt.cost)
 
     def release(self, reservation: Reservation, reason: str) -> None:
         """Free what is held: the attempt was certainly not billed. No effect on a settled row."""
-        self._end(reservation.id, "released", reason, unless=("settled", "released"))
+        self._writer.run(self._end(reservation.id, reservation.scopes, "released", reason))
+
+    async def arelease(self, reservation: Reservation, reason: str) -> None:
+        """`release` on an event loop."""
+        await self._writer.arun(self._end(reservation.id, reservation.scopes, "released", reason))
 
     def mark_unknown(self, reservation: Reservation, reason: str) -> None:
         """The attempt may have been billed: charge its worst case. Only on a row that is still reserved."""
-        self._end(reservation.id, "unknown", reason, unless=("settled", "released", "unknown"))
+        self._writer.run(self._end(reservation.id, reservation.scopes, "unknown", reason))
+
+    async def amark_unknown(self, reservation: Reservation, reason: str) -> None:
+        """`mark_unknown` on an event loop."""
+        await self._writer.arun(self._end(reservation.id, reservation.scopes, "unknown", reason))
 
     def recover(self, now: datetime | None = None) -> int:
         """Mark attempts whose lease ended, of any process, as unknown at their worst case; returns how many.
@@ -217,11 +203,26 @@ class Meter:
         was still running is corrected when it settles.
         """
         now = now or self._clock()
-        with self._store.write() as connection:
-            rows = self._ledger.lock_expired(connection, now)
-            for row in rows:
-                self._ledger.move(connection, row, "unknown", cost=row["worst_pico"], now=now, reason="lease ended")
-        return len(rows)
+        ends = [self._end(*attempt, "unknown", "lease ended", now) for attempt in self._ledger.expired(now)]
+        return sum(changed for _, changed in self._writer.run(*ends)) if ends else 0
+
+    def room(self, caps: Mapping[str, Decimal], *, within: float) -> Decimal | None:
+        """What may still be spent under the tightest of some caps, as this process last saw it; reads no database.
+
+        Args:
+            caps: scope to cap in USD, at least one.
+            within: seconds; what was seen longer ago counts as not seen. Other processes may have spent meanwhile.
+
+        Returns:
+            None when one of them was not seen.
+        """
+        seen, now, left = self._writer.journal.seen, time.monotonic(), []
+        for scope, cap in caps.items():
+            total = seen.get(scope)
+            if total is None or now - total.at > within:
+                return None
+            left.append(cap - from_pico(total.spent + total.held))
+        return min(left)
 
     def status(self, scopes: Iterable[str] | None = None) -> tuple[BudgetStatus, ...]:
         """Every budget on the store, or those named, by name."""
@@ -247,8 +248,23 @@ class Meter:
         wanted = {"purpose": purpose, "request_id": request_id, "task_key": task_key}
         return self._ledger.totals(**{name: value for name, value in wanted.items() if value is not None})
 
-    def _row(self, info: AttemptInfo, scopes: list[str], held: int, priced: bool, now: datetime) -> dict[str, Any]:
-        return {
+    @property
+    def _writer(self) -> Writer:
+        return self._store.service(Writer)
+
+    def _hold(self, scopes: Sequence[tuple[str, Decimal | None]], worst: Decimal | None, info: AttemptInfo) -> Hold:
+        caps: dict[str, int | None] = {}
+        for scope, cap in sorted(scopes, key=itemgetter(0)):
+            if scope in caps:
+                raise ConfigError(f"budget {scope!r} is named twice for one call; name each scope once")
+            if cap is not None and worst is None:
+                raise UnknownPriceError(
+                    f"the price of model {info.model!r} at {endpoint_id(info.endpoint)!r} is not known, so the cap of "
+                    f"budget {scope!r} cannot be kept; add a price override for it, or drop the cap"
+                )
+            caps[scope] = None if cap is None else to_pico(cap, round_up=False)
+        held, now = None if worst is None else to_pico(worst), self._clock()
+        row = {
             "request_id": info.request_id,
             "attempt": info.attempt,
             "purpose": info.purpose,
@@ -258,34 +274,65 @@ class Meter:
             "endpoint": endpoint_id(info.endpoint),
             "config_version_id": info.config_version_id,
             "params": dict(info.params),
-            "scopes": scopes,
-            "worst_pico": held if priced else None,
+            "scopes": list(caps),
+            "worst_pico": held,
             "flags": [],
             "pid": os.getpid(),
             "lease_until": now + self._lease,
             "created_at": now,
         }
+        return Hold(caps=caps, worst=held or 0, row=self._writer.journal.row(row), now=now)
 
-    def _end(self, ledger_id: int, state: State, reason: str, *, unless: tuple[State, ...]) -> None:
-        now = self._clock()
-        with self._store.write() as connection:
-            row: sa.RowMapping = self._ledger.lock(connection, ledger_id)
-            if row["state"] not in unless:
-                cost = row["worst_pico"] if state == "unknown" else None
-                self._ledger.move(connection, row, state, cost=cost, now=now, reason=reason[:300])
+    def _settlement(
+        self,
+        reservation: Reservation,
+        cost: Decimal | None,
+        usage: Usage | None,
+        flags: Iterable[str],
+        response: RecordedResponse | None,
+    ) -> End:
+        known, marks, now = None if cost is None else to_pico(cost), set(flags), self._clock()
+        if usage is None and not marks & _NO_USAGE:
+            marks.add("usage_missing")
 
-    def _tell(self, scopes: tuple[str, ...]) -> None:
-        """Call on_soft for scopes that reached the soft limit and were not told of before."""
-        if self._soft is None or self._on_soft is None:
-            return
-        try:
-            for status in self._ledger.status(scopes):
-                if status.cap is None or status.spent + status.held < status.cap * self._soft:
-                    continue
-                with self._told_lock:
-                    if status.scope in self._told:
-                        continue
-                    self._told.add(status.scope)
-                self._on_soft(status)
-        except Exception:
-            _log.exception("the soft limit of budgets %r could not be reported", scopes)
+        def decide(attempt: Attempt) -> Ending | None:
+            if attempt.state == "settled":
+                return None
+            charged = attempt.worst if known is None else known
+            if charged is None:
+                marks.add("unpriced")
+            elif attempt.worst is not None and charged > attempt.worst:
+                marks.add("over_worst_case")
+            if attempt.state != "reserved":
+                marks.add("late")
+            return Ending(state="settled", cost=charged, now=now, usage=usage, flags=marks, response=response)
+
+        return End(id=reservation.id, scopes=reservation.scopes, decide=decide, durable=True)
+
+    def _end(
+        self,
+        ledger_id: int,
+        scopes: tuple[str, ...],
+        state: Literal["released", "unknown"],
+        reason: str,
+        now: datetime | None = None,
+    ) -> End:
+        now = now or self._clock()
+        final: tuple[State, ...] = (
+            ("settled", "released") if state == "released" else ("settled", "released", "unknown")
+        )
+
+        def decide(attempt: Attempt) -> Ending | None:
+            if attempt.state in final:
+                return None
+            return Ending(state=state, cost=attempt.worst if state == "unknown" else None, now=now, reason=reason[:300])
+
+        return End(id=ledger_id, scopes=scopes, decide=decide, durable=False)
+
+
+# What a settlement may say instead of how much was used.
+_NO_USAGE = frozenset({"usage_missing", "usage_implausible"})
+
+
+def _usd(pico: int | None) -> Decimal | None:
+    return None if pico is None else from_pico(pico)

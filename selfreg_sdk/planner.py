@@ -12,16 +12,18 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from policies import CHOICES, PLAN_MARKER, Aggregation, Capabilities, Plan, plan_json_schema
-from selfreg_sdk.booking import CallSpec
+from selfreg_sdk.booking import CallSpec, Receipt
 from selfreg_sdk.calls import Calls
 from selfreg_sdk.channel import Channel
-from selfreg_sdk.errors import ParameterRejected
+from selfreg_sdk.errors import ParameterRejected, SelfregError
 from selfreg_sdk.store.capabilities import LearnedCapabilities
+from selfreg_sdk.usage import Usage
 
 EXCERPT_CHARS = 1500
 """Most characters of the request a planner sees: enough to tell the kind of task, whatever the request's size."""
@@ -65,11 +67,34 @@ class Planned:
         plan: the words, None if there is no usable plan.
         cost: USD spent on it, None if unknown.
         problem: why there is no plan.
+        error: what the call failed with; None where an answer came, readable or not.
+        usage: tokens of the call that answered, None if unknown.
     """
 
     plan: Plan | None
     cost: Decimal | None = Decimal(0)
     problem: str | None = None
+    error: BaseException | None = field(default=None, compare=False, repr=False)
+    usage: Usage | None = field(default=None, compare=False)
+
+
+class PlanWatch(Protocol):
+    """Follows the planning call of a request, for traces.
+
+    Told once that it starts and once how it ended, whatever happens to the request; a call that is not made is not told.
+    """
+
+    def started(self, spec: CallSpec) -> None:
+        """The call is about to be made."""
+
+    def ended(self, planned: Planned) -> None:
+        """It has ended, with a plan or without one."""
+
+    async def astarted(self, spec: CallSpec) -> None:
+        """`started` for asyncio."""
+
+    async def aended(self, planned: Planned) -> None:
+        """`ended` for asyncio."""
 
 
 def plan_messages(request: str, aggregation: Aggregation) -> list[dict[str, str]]:
@@ -156,35 +181,81 @@ class Planner:
         self._capabilities = capabilities
         self._limits = limits
 
-    def plan(self, request: str, aggregation: Aggregation, *, task_key: str, request_id: str) -> Planned:
+    def plan(
+        self,
+        request: str,
+        aggregation: Aggregation,
+        *,
+        task_key: str,
+        request_id: str,
+        watch: PlanWatch | None = None,
+    ) -> Planned:
         """Plan a request; never raises for anything a provider, a budget or a model may do."""
+        make = partial(self.spec, request, aggregation, task_key=task_key, request_id=request_id)
+        spec = make()
+        if (refusal := self._refusal(spec)) is not None:
+            return refusal
+        if watch is None:
+            return self._ask(spec, make)
+        watch.started(spec)
+        try:
+            planned = self._ask(spec, make)
+        except BaseException as exc:
+            watch.ended(_interrupted(exc))
+            raise
+        watch.ended(planned)
+        return planned
+
+    async def aplan(
+        self,
+        request: str,
+        aggregation: Aggregation,
+        *,
+        task_key: str,
+        request_id: str,
+        watch: PlanWatch | None = None,
+    ) -> Planned:
+        """`plan` for asyncio; store work runs in threads."""
+        make = partial(self.spec, request, aggregation, task_key=task_key, request_id=request_id)
+        spec = await asyncio.to_thread(make)
+        if (refusal := self._refusal(spec)) is not None:
+            return refusal
+        if watch is None:
+            return await self._aask(spec, make)
+        await watch.astarted(spec)
+        try:
+            planned = await self._aask(spec, make)
+        except BaseException as exc:
+            await watch.aended(_interrupted(exc))
+            raise
+        await watch.aended(planned)
+        return planned
+
+    def _ask(self, spec: CallSpec, make: Callable[[], CallSpec]) -> Planned:
+        """Make the call, again without each field that is refused; ``make`` leaves out what was."""
         rejected: set[str] = set()
         while True:
-            spec = self.spec(request, aggregation, task_key=task_key, request_id=request_id)
             try:
-                if (refusal := self._refusal(spec)) is not None:
-                    return refusal
                 answer, receipt = self._calls.complete(spec, self._channel)
             except Exception as exc:
                 if not self._without(spec, exc, rejected):
-                    return self._failed(exc, request_id)
+                    return self._failed(exc, spec.request_id)
+                spec = make()
             else:
-                return _read(answer.texts, receipt.cost)
+                return _read(answer.texts, receipt)
 
-    async def aplan(self, request: str, aggregation: Aggregation, *, task_key: str, request_id: str) -> Planned:
-        """`plan` for asyncio; store work runs in threads."""
+    async def _aask(self, spec: CallSpec, make: Callable[[], CallSpec]) -> Planned:
+        """`_ask` for asyncio."""
         rejected: set[str] = set()
         while True:
-            spec = await asyncio.to_thread(self.spec, request, aggregation, task_key=task_key, request_id=request_id)
             try:
-                if (refusal := self._refusal(spec)) is not None:
-                    return refusal
                 answer, receipt = await self._calls.acomplete(spec, self._channel)
             except Exception as exc:
                 if not await asyncio.to_thread(self._without, spec, exc, rejected):
-                    return await asyncio.to_thread(self._failed, exc, request_id)
+                    return await asyncio.to_thread(self._failed, exc, spec.request_id)
+                spec = await asyncio.to_thread(make)
             else:
-                return _read(answer.texts, receipt.cost)
+                return _read(answer.texts, receipt)
 
     def spec(self, request: str, aggregation: Aggregation, *, task_key: str, request_id: str) -> CallSpec:
         """The planning call as it would be sent. It carries no tools and nothing of the caller's settings."""
@@ -212,8 +283,11 @@ class Planner:
         )
 
     def _refusal(self, spec: CallSpec) -> Planned | None:
-        """A plan that may cost more than a plan is worth is not asked for."""
-        worst = self._calls.books.quote(spec).worst
+        """Why a plan is not asked for: it may cost more than a plan is worth, or nobody knows what."""
+        try:
+            worst = self._calls.books.quote(spec).worst
+        except SelfregError as exc:
+            return Planned(plan=None, problem=_said(exc))
         if worst is not None and worst > self._limits.max_usd:
             return Planned(plan=None, problem=f"a plan may cost {worst} USD, more than {self._limits.max_usd} USD")
         return None
@@ -231,12 +305,21 @@ class Planner:
         """No plan; what the attempts cost stands in the ledger."""
         paid = self._calls.books.meter.totals(purpose="plan", request_id=request_id)
         cost = None if paid.unpriced else paid.usd + paid.unknown_usd
-        return Planned(plan=None, cost=cost, problem=f"{type(exc).__name__}: {exc}"[:300])
+        return Planned(plan=None, cost=cost, problem=_said(exc), error=exc)
 
 
-def _read(texts: tuple[str | None, ...], cost: Decimal | None) -> Planned:
+def _interrupted(exc: BaseException) -> Planned:
+    return Planned(plan=None, cost=None, problem=_said(exc), error=exc)
+
+
+def _said(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}"[:300]
+
+
+def _read(texts: tuple[str | None, ...], receipt: Receipt) -> Planned:
     plan = parse_plan(next((text for text in texts if text), ""))
-    return Planned(plan=plan, cost=cost, problem=None if plan else "the planner's reply holds no plan")
+    problem = None if plan else "the planner's reply holds no plan"
+    return Planned(plan=plan, cost=receipt.cost, problem=problem, usage=receipt.usage)
 
 
 def provenance(planned: Planned, *, planner: str, request_id: str) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -83,6 +83,7 @@ class Prices:
 
     def __init__(self, overrides: Mapping[str, PriceOverride] | Path | None = None) -> None:
         self._overrides = _read(overrides) if isinstance(overrides, Path) else dict(overrides or {})
+        self._found: dict[tuple[str, str | None, str | None], tuple[date, Price | str]] = {}
 
     def lookup(
         self, model: str, *, base_url: str | None = None, provider: str | None = None, at: datetime | None = None
@@ -97,7 +98,22 @@ class Prices:
         Raises:
             UnknownPriceError: no override, and the table does not know it; the message shows the override to write.
         """
-        at = at or datetime.now(UTC)
+        if at is not None:
+            return self._look_up(model, base_url, provider, at)
+        # Prices change with the day, not with the call. That there is none is found out as slowly, so it is kept too.
+        now, key = datetime.now(UTC), (model, base_url, provider)
+        day, found = self._found.get(key, (None, ""))
+        if day != now.date():
+            try:
+                found = self._look_up(model, base_url, provider, now)
+            except UnknownPriceError as unknown:
+                found = str(unknown)
+            self._found[key] = now.date(), found
+        if isinstance(found, str):
+            raise UnknownPriceError(found)
+        return found
+
+    def _look_up(self, model: str, base_url: str | None, provider: str | None, at: datetime) -> Price:
         override = self._overrides.get(model)
         if override is not None:
             return _from_override(model, override, at)

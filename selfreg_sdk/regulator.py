@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from policies import (
     Allowance,
@@ -20,17 +20,24 @@ from policies import (
     Compiled,
     DecodingParams,
     Facts,
+    PlanFact,
     Policy,
     Proposal,
     TaskKey,
     compile_params,
 )
+from policies.base import FactName
 from selfreg_sdk.booking import Books, CallSpec
 from selfreg_sdk.errors import ContextLengthExceeded, ParameterRejected
 from selfreg_sdk.facts import FactFinder, Request
+from selfreg_sdk.payload import Payload
 from selfreg_sdk.planner import Planned
-from selfreg_sdk.prices import prompt_token_bound
 from selfreg_sdk.store.capabilities import LearnedCapabilities
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_MOST_KEPT = 4096
 
 FALLBACK_MAX_TOKENS = 1024
 """Token cap of a request under a budget for which nobody chose one: without a cap its cost would have no limit."""
@@ -41,6 +48,7 @@ class Decision:
     """What will be sent for a request, and why.
 
     Attributes:
+        model: the answering model.
         request: what was asked for.
         task: its key.
         proposal: what the policy wants.
@@ -48,9 +56,11 @@ class Decision:
         capabilities: what the model is known to accept.
         planned: the planning call made for this request, if there was one.
         would_plan: the planning call that would come first (only in a decision made without network).
+        plan_rests: it would, had planning this task not failed a short while ago (only in a decision made without network).
         rejected: fields the provider refused during this request.
     """
 
+    model: str
     request: Request
     task: TaskKey
     proposal: Proposal
@@ -58,12 +68,28 @@ class Decision:
     capabilities: Capabilities
     planned: Planned | None = None
     would_plan: CallSpec | None = None
+    plan_rests: bool = False
     rejected: tuple[str, ...] = ()
 
     @property
-    def payload(self) -> dict[str, Any]:
+    def payload(self) -> Payload:
         """The request body as it is sent."""
-        return {**self.request.body, **self.compiled.wire}
+        return self.request.payload.replace(self.compiled.wire)
+
+    @cached_property
+    def call(self) -> CallSpec:
+        """The paid call that carries it out, made once: its prompt is measured for the decision and for its reservation."""
+        sent = self.compiled.sent
+        return CallSpec(
+            model=self.model,
+            payload=self.payload,
+            params=self.compiled.wire,
+            max_tokens=sent.max_tokens,
+            n=sent.n or 1,
+            task_key=self.task.text,
+            request_id=self.request.id,
+            config_version=self.proposal.config_version,
+        )
 
     def sends(self, field: str) -> bool:
         """Whether a decoding parameter is among those sent."""
@@ -110,6 +136,10 @@ class Regulator:
         self._defaults = defaults
         self._bounds = bounds
         self._capabilities = capabilities
+        self._accepted: tuple[Mapping[str, str], Capabilities] | None = None
+        self._wishes: dict[tuple[str, bool], tuple[Facts, FactName | None, Proposal | None]] = {}
+        self._planless: dict[str, tuple[Facts, Facts]] = {}
+        self._compilations: dict[tuple[Any, ...], tuple[Proposal, Capabilities, Compiled]] = {}
 
     def decide(self, request: Request) -> Decision:
         """Decide, with a planning call if the policy needs one and none is stored.
@@ -118,25 +148,50 @@ class Regulator:
             ConfigError: a task name that is not usable, or an unknown price under a budget.
         """
         facts, planned = self._facts.recall(request), None
-        if self._policy.missing(facts) == "plan":
+        if self._wanted(facts)[0] == "plan":
             plan, planned = self._facts.plan(request, facts.task)
-            facts = facts.learn("plan", plan)
-        return self._decision(request, facts, planned)
+            facts = self._with_plan(facts, plan)
+        return self._affordable(self._decision(request, facts, planned, self._accepts()))
 
     async def adecide(self, request: Request) -> Decision:
-        """`decide` for asyncio; store work runs in threads."""
-        facts, planned = await asyncio.to_thread(self._facts.recall, request), None
-        if self._policy.missing(facts) == "plan":
+        """`decide` for asyncio: plain computation where facts are remembered, otherwise store work runs in threads."""
+        facts, planned = await self._facts.arecall(request), None
+        if self._wanted(facts)[0] == "plan":
             plan, planned = await self._facts.aplan(request, facts.task)
-            facts = facts.learn("plan", plan)
-        return await asyncio.to_thread(self._decision, request, facts, planned)
+            facts = self._with_plan(facts, plan)
+        return await self._aaffordable(self._decision(request, facts, planned, await self._aaccepts()))
+
+    def settled(self, request: Request) -> Decision | None:
+        """The decision, if it takes no planning call; reads the store at most."""
+        facts = self._without_plan(request, self._facts.recall(request))
+        if facts is None:
+            return None
+        return self._affordable(self._decision(request, facts, None, self._accepts()))
+
+    async def asettled(self, request: Request) -> Decision | None:
+        """`settled` for asyncio."""
+        facts = self._without_plan(request, await self._facts.arecall(request))
+        if facts is None:
+            return None
+        return await self._aaffordable(self._decision(request, facts, None, await self._aaccepts()))
+
+    def _without_plan(self, request: Request, facts: Facts) -> Facts | None:
+        """The facts to decide on, None if a plan comes first."""
+        if self._wanted(facts)[0] != "plan":
+            return facts
+        if self._facts.may_plan(request) and not self._facts.rests(facts.task):
+            return None
+        return self._with_plan(facts, None)
 
     def foresee(self, request: Request) -> Decision:
         """Decide without network: where a planning call would come first, the decision shows what its failure leads to."""
         facts = self._facts.recall(request)
-        would_plan = self._policy.missing(facts) == "plan" and self._facts.may_plan(request)
-        decision = self._decision(request, facts.learn("plan", facts.plan), None)
-        return replace(decision, would_plan=self._facts.spec(request, facts.task) if would_plan else None)
+        may_plan = self._wanted(facts)[0] == "plan" and self._facts.may_plan(request)
+        rests = may_plan and self._facts.rests(facts.task)
+        facts = self._with_plan(facts, facts.plan)
+        decision = self._affordable(self._decision(request, facts, None, self._accepts()))
+        spec = self._facts.spec(request, facts.task) if may_plan and not rests else None
+        return replace(decision, would_plan=spec, plan_rests=rests)
 
     def concede(self, decision: Decision, refusal: ParameterRejected | ContextLengthExceeded) -> Decision:
         """The decision after the provider refused it, where the refusal is about something of ours.
@@ -160,11 +215,7 @@ class Regulator:
         if decision.request.caller.max_tokens is not None or cap is None or not exc.room or exc.room >= cap:
             raise exc
         capabilities = replace(decision.capabilities, max_output_tokens=exc.room)
-        return replace(
-            decision,
-            capabilities=capabilities,
-            compiled=self._compile(decision.request, decision.proposal, capabilities),
-        )
+        return self._anew(decision, capabilities)
 
     def without(self, decision: Decision, exc: ParameterRejected) -> Decision:
         """The decision after the provider refused a field: remembered for this model and endpoint, and not sent again.
@@ -180,44 +231,120 @@ class Regulator:
         if not ours or refused in decision.rejected:
             raise exc
         self._learned.learn(self.endpoint, self.model, refused, "rejected", str(exc))
-        capabilities = self._capabilities(self._learned.learned(self.endpoint, self.model))
-        return replace(
-            decision,
-            capabilities=capabilities,
-            compiled=self._compile(decision.request, decision.proposal, capabilities),
-            rejected=(*decision.rejected, refused),
-        )
+        return replace(self._anew(decision, self._accepts()), rejected=(*decision.rejected, refused))
 
-    def _decision(self, request: Request, facts: Facts, planned: Planned | None) -> Decision:
-        proposal = self._policy.propose(facts)
-        if proposal is None:
-            proposal = Proposal(params=DecodingParams(n=facts.task.aggregation.n), source="default")
-        capabilities = self._capabilities(self._learned.learned(self.endpoint, self.model))
+    # -- from facts to what is sent; what depends only on facts that did not change is worked out once -----------------
+
+    def _decision(
+        self, request: Request, facts: Facts, planned: Planned | None, capabilities: Capabilities
+    ) -> Decision:
+        """What would be sent if money were no object."""
+        proposal = self._wanted(facts)[1]
+        if proposal is None:  # the policy misses what nobody can find out
+            proposal = self._policy.propose(facts) or _of_nobody(facts)
         return Decision(
+            model=self.model,
             request=request,
             task=facts.task,
             proposal=proposal,
-            compiled=self._compile(request, proposal, capabilities),
+            compiled=self._unpaid(request, proposal, capabilities),
             capabilities=capabilities,
             planned=planned,
         )
 
-    def _compile(self, request: Request, proposal: Proposal, capabilities: Capabilities) -> Compiled:
+    def _anew(self, decision: Decision, capabilities: Capabilities) -> Decision:
+        """The decision for a model that accepts something else."""
+        compiled = self._unpaid(decision.request, decision.proposal, capabilities)
+        return self._affordable(replace(decision, capabilities=capabilities, compiled=compiled))
+
+    def _wanted(self, facts: Facts) -> tuple[FactName | None, Proposal | None]:
+        """The fact that is missing, and the proposal unless that is the plan; policies are pure, so they are asked once."""
+        key = facts.task.text, "plan" in facts.known
+        known = self._wishes.get(key)
+        if known is not None and known[0] is facts:
+            return known[1:]
+        missing = self._policy.missing(facts)
+        proposal = None if missing == "plan" else self._policy.propose(facts) or _of_nobody(facts)
+        _keep(self._wishes, key, (facts, missing, proposal))
+        return missing, proposal
+
+    def _with_plan(self, facts: Facts, plan: PlanFact | None) -> Facts:
+        """The facts with a plan, or with the knowledge that there is none: then the same as for the request before."""
+        if plan is not None:
+            return facts.learn("plan", plan)
+        known = self._planless.get(facts.task.text)
+        if known is None or known[0] is not facts:
+            known = facts, facts.learn("plan", None)
+            _keep(self._planless, facts.task.text, known)
+        return known[1]
+
+    def _accepts(self) -> Capabilities:
+        """What the model accepts."""
+        return self._given(self._learned.learned(self.endpoint, self.model))
+
+    async def _aaccepts(self) -> Capabilities:
+        """`_accepts` for asyncio."""
+        return self._given(await self._learned.alearned(self.endpoint, self.model))
+
+    def _given(self, learned: Mapping[str, str]) -> Capabilities:
+        known = self._accepted
+        if known is None or known[0] is not learned:
+            self._accepted = known = learned, self._capabilities(learned)
+        return known[1]
+
+    def _unpaid(self, request: Request, proposal: Proposal, capabilities: Capabilities) -> Compiled:
+        key = id(proposal), id(capabilities), request.caller, request.aggregation.n, bool(self._books.limits)
+        known = self._compilations.get(key)
+        # An id may be that of an object long gone.
+        if known is not None and known[0] is proposal and known[1] is capabilities:
+            return known[2]
+        compiled = self._compiled(request, proposal, capabilities, Allowance())
+        _keep(self._compilations, key, (proposal, capabilities, compiled))
+        return compiled
+
+    def _compiled(
+        self, request: Request, proposal: Proposal, capabilities: Capabilities, allowance: Allowance
+    ) -> Compiled:
         defaults = self._defaults
-        if self._books.budgets and defaults.max_tokens is None:
+        if self._books.limits and defaults.max_tokens is None:
             defaults = defaults.replace(max_tokens=min(FALLBACK_MAX_TOKENS, self._bounds.max_tokens))
-        free = partial(
-            compile_params,
+        return compile_params(
             caller=request.caller,
             proposal=proposal,
             defaults=defaults,
             capabilities=capabilities,
             bounds=replace(self._bounds, n=max(self._bounds.n, request.aggregation.n)),
+            allowance=allowance,
         )
-        wanted = free()
-        if not self._books.budgets:
-            return wanted
+
+    # -- money -------------------------------------------------------------------------------------------------------
+
+    def _affordable(self, decision: Decision) -> Decision:
+        """What the money left allows of it; reads the store where that is not plenty."""
+        return decision if self._plenty(decision) else self._cut(decision)
+
+    async def _aaffordable(self, decision: Decision) -> Decision:
+        """`_affordable` for asyncio."""
+        return decision if self._plenty(decision) else await asyncio.to_thread(self._cut, decision)
+
+    def _plenty(self, decision: Decision) -> bool:
+        return not self._books.limits or self._books.comfortable(self._books.quote(decision.call).worst)
+
+    def _cut(self, decision: Decision) -> Decision:
         # The fields sent count as prompt in a quote, so what is affordable is measured with them in place.
-        prompt = prompt_token_bound({**request.body, **wanted.wire})
-        affordable = self._books.affordable_tokens(model=self.model, prompt_tokens=prompt)
-        return free(allowance=Allowance(completion_tokens=affordable))
+        prompt = decision.call.prompt_tokens
+        allowance = Allowance(completion_tokens=self._books.affordable_tokens(model=self.model, prompt_tokens=prompt))
+        compiled = self._compiled(decision.request, decision.proposal, decision.capabilities, allowance)
+        return decision if compiled == decision.compiled else replace(decision, compiled=compiled)
+
+
+def _of_nobody(facts: Facts) -> Proposal:
+    """Where no policy has a wish."""
+    return Proposal(params=DecodingParams(n=facts.task.aggregation.n), source="default")
+
+
+def _keep(memory: dict[K, V], key: K, value: V) -> None:
+    """Remember without limit of time, but not of number."""
+    if len(memory) >= _MOST_KEPT:
+        memory.clear()
+    memory[key] = value

@@ -32,6 +32,7 @@ _HOSTS: Mapping[str, Vendor] = {
     "api.x.ai": Vendor(rules="xai", prices="x-ai"),
     "api.mistral.ai": Vendor(rules="mistral", prices="mistral"),
     "api.moonshot.ai": Vendor(rules="moonshot", prices="moonshotai"),
+    "api.groq.com": Vendor(prices="groq"),
     "api.fireworks.ai": Vendor(rules="fireworks", prices="fireworks"),
 }
 

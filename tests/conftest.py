@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from selfreg_sdk.wire.transport import choose
 from tests.fake_provider import FakeProvider
 
 _FOREIGN_SETTINGS = ("OPENAI_", "SELFREG_", "LANGCHAIN_", "LANGSMITH_", "AZURE_", "ANTHROPIC_")
@@ -27,6 +28,16 @@ def provider() -> Iterator[FakeProvider]:
     """A loopback provider that counts what it bills."""
     with FakeProvider() as running:
         yield running
+
+
+@pytest.fixture(params=["openai", "aiohttp"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once on each library that speaks HTTP: it is what every client gets that does not say otherwise."""
+    name: str = request.param
+    monkeypatch.setattr(
+        "selfreg_sdk.client.choose", lambda wanted, url: choose(name if wanted == "auto" else wanted, url)
+    )
+    return name
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,7 @@ In a test::
         ...                                                               # later ones get good answers
         assert provider.billed.calls == 1
 
-For several processes: ``python -m tests.fake_provider --port 0 --bills FILE`` prints its base_url; ``read_bills(FILE)``
-sums the truth.
+For several processes it runs in one of its own, see `tests.provider_process`; ``read_bills(FILE)`` sums the truth.
 
 Generation is billed whether or not the answer arrives; error statuses are not. It is a raw socket server with a thread per
 connection, because it must cut, stall and reset connections at any byte.
@@ -16,20 +15,15 @@ connection, because it must cut, stall and reset connections at any byte.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
 import select
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -335,42 +329,3 @@ class _Exchange:
                 if gone:
                     raise _Gone
                 time.sleep(min(left, 0.02))  # a pipelined request: it waits its turn
-
-
-@contextlib.contextmanager
-def provider_process(bills: Path | str, *arguments: str) -> Iterator[str]:
-    """Run the provider as its own process and yield its base_url."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fake_provider", "--bills", str(bills), *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-    )
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-        process.stdout.close()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.fake_provider", description=FakeProvider.__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--bills", help="file to append one line per billed call to")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds every answer takes")
-    parser.add_argument("--price", nargs=2, type=Decimal, default=(Decimal("0.40"), Decimal("1.60")), metavar="USD")
-    arguments = parser.parse_args()
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    prices = (arguments.price[0], arguments.price[1])
-    with FakeProvider(port=arguments.port, bills=arguments.bills, latency=arguments.latency, price=prices) as provider:
-        print(provider.base_url, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            stopped.wait()
-
-
-if __name__ == "__main__":
-    main()

@@ -56,7 +56,7 @@ def request(
     text: str = "hello", *, task: str | None = "greet", caller: DecodingParams = DecodingParams(), **changes: Any
 ) -> Request:
     """A request before decoding is decided."""
-    return Request(**{"turns": (("user", text),), "body": body(text), "caller": caller, "task": task, **changes})
+    return Request(**{"body": body(text), "caller": caller, "task": task, **changes})
 
 
 def is_planning(payload: Payload) -> bool:

@@ -48,6 +48,8 @@ def explain(
     if found.would_plan:
         cost = "unknown cost" if found.plan_worst_case_usd is None else f"at most {found.plan_worst_case_usd} USD"
         out.print(f"plan     not stored yet: a planning call would come first ({cost}); without it:")
+    elif found.plan_rests:
+        out.print("plan     planning this task failed a short while ago and rests; until then:")
     elif decision["plan"]:
         out.print(f"plan     {settings_text(decision['plan'])}", markup=False)
     out.print(f"planned  {settings_text(decision['planned'])}", markup=False)

@@ -11,8 +11,11 @@ from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
     BaseMessage,
+    HumanMessage,
     InvalidToolCall,
+    SystemMessage,
     ToolCall,
+    ToolMessage,
     convert_to_openai_messages,
 )
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
@@ -25,22 +28,55 @@ from selfreg_sdk.wire.replies import Chunk, Reply, content_text
 
 _KEPT = ("refusal", "reasoning_content", "function_call")
 """Parts of an answer for which a message has no place of its own."""
-_ROLES = {"human": "user", "ai": "assistant", "system": "system", "developer": "system"}
+_ROLES: dict[type[BaseMessage], str] = {
+    HumanMessage: "user",
+    AIMessage: "assistant",
+    AIMessageChunk: "assistant",
+    SystemMessage: "system",
+    ToolMessage: "tool",
+}
+_WITH_MORE = ("refusal", "__openai_role__")
+"""Additional arguments of a message that change its form on the wire."""
 
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Messages as the protocol spells them."""
-    if not any(
-        isinstance(one, AIMessage) and (one.invalid_tool_calls or isinstance(one.content, list)) for one in messages
-    ):
-        return convert_to_openai_messages(list(messages))  # all at once is four times as fast
+    """Messages as the protocol spells them, as `convert_to_openai_messages` does.
+
+    Text, with or without tool calls, takes a path of its own, ten times as fast; all else goes through LangChain.
+    """
     wire: list[dict[str, Any]] = []
     for message in messages:
+        if (plain := _plain(message)) is not None:
+            wire.append(plain)
+            continue
         converted = convert_to_openai_messages([message])
         if isinstance(message, AIMessage):
             converted = [_assistant(message, one) for one in converted]
         wire += converted
     return wire
+
+
+def _plain(message: BaseMessage) -> dict[str, Any] | None:
+    """A message whose content is text, None if it needs more than a renaming of its parts."""
+    role, content, more = _ROLES.get(type(message)), message.content, message.additional_kwargs
+    if role is None or type(content) is not str or (more and any(name in more for name in _WITH_MORE)):
+        return None
+    wire: dict[str, Any] = {"role": role, "content": content}
+    if message.name:
+        wire["name"] = message.name
+    if isinstance(message, AIMessage):
+        if message.invalid_tool_calls:
+            return None
+        if message.tool_calls:
+            wire["tool_calls"] = [_call(call) for call in message.tool_calls]
+    elif isinstance(message, ToolMessage):
+        wire["tool_call_id"] = message.tool_call_id
+    return wire
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": json.dumps(call["args"], ensure_ascii=False)}
+    return {"type": "function", "id": call["id"], "function": function}
 
 
 def _assistant(message: AIMessage, wire: dict[str, Any]) -> dict[str, Any]:
@@ -64,11 +100,6 @@ def _assistant(message: AIMessage, wire: dict[str, Any]) -> dict[str, Any]:
     return {**wire, "content": content, **calls}
 
 
-def turns(messages: Sequence[BaseMessage]) -> tuple[tuple[str, str], ...]:
-    """(role, text) of every message, with the protocol's role names."""
-    return tuple((_ROLES.get(message.type, message.type), str(message.text)) for message in messages)
-
-
 def usage_metadata(usage: Usage) -> UsageMetadata:
     """LangChain's form of the token counts."""
     metadata = UsageMetadata(
@@ -86,7 +117,7 @@ def generations(reply: Reply) -> list[ChatGeneration]:
     made = []
     for index, (choice, text) in enumerate(zip(_sorted_choices(reply.body), reply.texts, strict=True)):
         message = choice["message"]
-        extra = {name: message[name] for name in _KEPT if message.get(name)}
+        extra = _beside(message)
         calls, invalid = tool_calls(message.get("tool_calls"))
         made.append(
             ChatGeneration(
@@ -153,7 +184,7 @@ def piece_of(chunk: Chunk) -> ChatGenerationChunk | None:
     delta = (choice or {}).get("delta") or {}
     text = content_text(delta.get("content")) or ""
     reason = (choice or {}).get("finish_reason")
-    extra = {name: delta[name] for name in _KEPT if delta.get(name)}
+    extra = _beside(delta)
     calls = tool_call_chunks(delta.get("tool_calls"))
     if not text and not reason and not extra and not calls and chunk.usage is None:
         return None
@@ -165,6 +196,16 @@ def piece_of(chunk: Chunk) -> ChatGenerationChunk | None:
     )
     info = {"finish_reason": reason, "model_name": chunk.body.get("model")} if reason else None
     return ChatGenerationChunk(message=message, generation_info=info)
+
+
+def _beside(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of an answer, or of a piece of one, for which a message has no place of its own.
+
+    Reasoning goes by two names: DeepSeek's, which LangChain reads too, and that of OpenRouter and newer servers.
+    """
+    kept = {name: said[name] for name in _KEPT if said.get(name)}
+    thought = said.get("reasoning")
+    return {"reasoning_content": thought, **kept} if isinstance(thought, str) and thought else kept
 
 
 def _sorted_choices(body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,10 +15,13 @@ from pydantic import ValidationError
 from policies import FIELDS, Aggregation, DecodingParams, merge, parse_params
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.facts import Request
-from selfreg_sdk.langchain.messages import to_wire, turns
+from selfreg_sdk.langchain.messages import to_wire
 from selfreg_sdk.langchain.schemas import json_schema_format
+from selfreg_sdk.payload import Payload
 
-TASK, AGGREGATION = "selfreg_task", "selfreg_aggregation"
+TASK, AGGREGATION, PLAN, CONFIG = "selfreg_task", "selfreg_aggregation", "selfreg_plan", "selfreg_config"
+NAMES = (TASK, AGGREGATION, PLAN, CONFIG)
+"""Arguments of a call, or entries of its metadata, that are ours: they are never sent."""
 
 _UNPLANNED = frozenset({"tools", "tool_choice", "functions", "function_call", "response_format"}) | frozenset(
     {"format", "output_config", "output_format", "response_schema", "response_json_schema"}
@@ -41,6 +44,8 @@ def read_request(
     """The request behind a call, and the arguments that pass through to an inner model unchanged.
 
     A decoding parameter inside ``extra_body`` is as explicit as one beside it: it wins, and it counts for the money.
+    Calls with tools or formats of an answer are not planned, unless ``selfreg_plan=True`` says so: a stored configuration
+    shapes them all the same.
 
     Args:
         messages, stop, kwargs: of the call.
@@ -53,6 +58,10 @@ def read_request(
     rest = {name: value for name, value in kwargs.items() if name not in _LANGCHAIN_ONLY}
     task = rest.pop(TASK, None) or task
     how = read_aggregation(rest.pop(AGGREGATION, None) or aggregation)
+    plannable = rest.pop(PLAN, None)
+    if plannable not in (None, True, False):
+        raise ConfigError(f"{PLAN}={plannable!r}: write True to plan also with tools and formats, False to never plan")
+    version = _version(rest.pop(CONFIG, None), task)
     extra = dict(rest.pop("extra_body", None) or {})
     given = _decoding_of(extra) | _decoding_of(rest)
     if stop:
@@ -67,18 +76,28 @@ def read_request(
         for name, value in {**rest, **extra}.items()
     }
     request = Request(
-        turns=turns(messages),
-        body={"model": model, "messages": to_wire(messages), **body},
-        caller=merge(read_params(given), explicit),
+        body=Payload({"model": model, "messages": to_wire(messages), **body}),
+        caller=merge(read_params(given), explicit) if given else explicit,
         task=task,
         aggregation=how,
-        plannable=not any(body.get(name) for name in _UNPLANNED),
+        plannable=not any(body.get(name) for name in _UNPLANNED) if plannable is None else plannable,
+        config_version=version,
     )
     return request, {**rest, **({"extra_body": extra} if extra else {})}
 
 
+def _version(pinned: object, task: str | None) -> int | None:
+    """The stored version to use: a number, or for chains of several steps one for each task."""
+    version = pinned.get(task) if isinstance(pinned, Mapping) else pinned
+    if version is not None and type(version) is not int:
+        raise ConfigError(f"{CONFIG}={pinned!r}: give the number of a version, or a mapping of tasks to numbers")
+    return version
+
+
 def _decoding_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """Take the decoding parameters out of ``arguments``; None means not given, and the token cap has two names."""
+    if not arguments:  # nearly every call
+        return {}
     taken = {name: arguments.pop(name, None) for name in (*FIELDS, "max_completion_tokens")}
     cap = taken.pop("max_completion_tokens")
     found = {name: value for name, value in taken.items() if value is not None}
@@ -109,18 +128,22 @@ def read_aggregation(value: str | Aggregation) -> Aggregation:
         raise ConfigError(str(exc)) from None
 
 
+def with_names(metadata: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call; task, aggregation and planning may also be named in the metadata of its config or run."""
+    named = {name: metadata[name] for name in NAMES if name in metadata} if metadata else {}
+    return {**named, **kwargs}
+
+
+def named_config(config: RunnableConfig | None) -> RunnableConfig:
+    """A config whose metadata also says what its ``configurable`` names: all ways into a call carry the metadata along."""
+    config = ensure_config(config)
+    named = with_names(config.get("configurable"), {})
+    return {**config, "metadata": {**named, **(config.get("metadata") or {})}} if named else config
+
+
 def of_config(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call; task and aggregation named in the config's metadata become some, so that caches tell them apart."""
-    return {**_named_in(ensure_config(config).get("metadata")), **kwargs}
-
-
-def of_run(run_manager: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call inside its run: calls of ``generate`` name the task in the run's metadata."""
-    return {**_named_in(getattr(run_manager, "metadata", None)), **kwargs}
-
-
-def _named_in(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: metadata[name] for name in (TASK, AGGREGATION) if name in metadata} if metadata else {}
+    """`with_names` for the config of a call."""
+    return with_names(named_config(config).get("metadata"), kwargs)
 
 
 def argument_error(exc: ValidationError, known: Iterable[str]) -> ConfigError:

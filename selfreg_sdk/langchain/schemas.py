@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import openai
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
@@ -84,6 +83,9 @@ def json_schema_format(schema: Schema, strict: bool | None = None) -> dict[str, 
     function["schema"] = function.pop("parameters", {"type": "object", "properties": {}})
     if isinstance(schema, type) and issubclass(schema, BaseModel) and strict is not False:
         # Strict mode wants every field listed as required, at every depth: openai's own conversion knows the rules.
+        # Imported here: a chat model without schemas does not need the package, which takes a second to load.
+        import openai
+
         parameters = openai.pydantic_function_tool(schema)["function"]["parameters"]
         function |= {"schema": parameters, "strict": True}
     return {"type": "json_schema", "json_schema": function}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 
-from selfreg_sdk.adapters import own_samples, single_attempt, takes_samples
+from selfreg_sdk.adapters import Adapter, single_attempt
 from selfreg_sdk.answering import Answering
 from selfreg_sdk.assembly import Choices, Target, assemble
 from selfreg_sdk.channel import Channel
@@ -17,13 +17,22 @@ from selfreg_sdk.client import Client
 from selfreg_sdk.config import Settings, load_settings
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.langchain.inner import InnerChannel, inner_endpoint, inner_model_id
+from selfreg_sdk.langchain.pace import Paced
 from selfreg_sdk.money import Budget
-from selfreg_sdk.runtime import runtime
+from selfreg_sdk.runtime import Runtime, runtime
 from selfreg_sdk.vendors import vendor_of_class, vendor_of_url
 from selfreg_sdk.wire.connection import Timeouts
 
 if TYPE_CHECKING:
     from selfreg_sdk.chat_model import ChatSelfReg
+
+HARMLESS = frozenset(
+    {"callbacks", "tags", "metadata", "verbose", "name", "cache", "output_version", "disable_streaming", "streaming"}
+)
+"""Fields of a chat model that only LangChain reads: a copy with others of these is answered by the same parts."""
+
+CONNECTING = frozenset({"base_url", "api_key", "default_headers", "timeout", "timeouts", "transport", "inner"})
+"""Fields that say how an endpoint is reached."""
 
 Planning = tuple[Target, Channel[Any, Any]]
 MakeChannel = Callable[[Sequence[BaseMessage], Mapping[str, Any]], Channel[Any, Any]]
@@ -37,17 +46,31 @@ class Setup:
         target: the answering model.
         answering: answers requests to it.
         channel: makes the channel of one request from its messages and further arguments.
+        shared: the open store with everything on it.
+        provider, planner_provider: LangSmith's names for who answers and who plans.
+        spelled: the arguments of a call with its decoding parameters under their own names, as the inner model's may differ.
+        client: reaches the endpoint; None around an inner model.
         other: the same for another model of the endpoint, over the same store and connections; None around an inner model.
     """
 
     target: Target
     answering: Answering
     channel: MakeChannel
+    shared: Runtime
+    provider: str
+    planner_provider: str
+    spelled: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    client: Client | None = None
     other: Callable[[str], Setup] | None = None
 
 
-def set_up(chat: ChatSelfReg) -> Setup:
+def set_up(chat: ChatSelfReg, *, shared: Runtime | None = None, client: Client | None = None) -> Setup:
     """Put the parts together; opens the store, connects to nothing.
+
+    Args:
+        chat: what was given.
+        shared: a store that is open already, as a copy of a model has it.
+        client: connections that exist already, likewise.
 
     Raises:
         ConfigError: something given cannot work.
@@ -69,38 +92,82 @@ def set_up(chat: ChatSelfReg) -> Setup:
         defaults=chat.defaults,
         cached=chat.cache_answers or settings.store_content,
     )
-    shared = runtime(settings.store)
+    shared = shared or runtime(settings.store)
     if chat.inner is not None:
-        target, channel, planner = _around(chat.inner, chat.planner)
-        answering = assemble(target, choices, shared, planner=planner)
-        return Setup(target=target, answering=answering, channel=channel)
-    client = _client(chat, settings)
+        return _around(chat, chat.inner, choices, shared)
+    client = client or _client(chat, settings)
 
     def on(model: str | None) -> Setup:
         target, planner = _endpoint(chat, settings, client, model)
-        answering = assemble(target, choices, shared, planner=planner)
-        return Setup(target=target, answering=answering, channel=lambda messages, kwargs: client, other=on)
+        return Setup(
+            target=target,
+            answering=assemble(target, choices, shared, planner=_paced(planner, chat)),
+            channel=lambda messages, kwargs: client,
+            shared=shared,
+            provider=target.vendor.rules or "selfreg",
+            planner_provider=_planner_provider(chat, target),
+            client=client,
+            other=on,
+        )
 
     return on(settings.model)
 
 
-def _around(inner: BaseChatModel, planner: str | BaseChatModel) -> tuple[Target, MakeChannel, Planning | None]:
+def inherit(chat: ChatSelfReg) -> None:
+    """Take over what LangChain does around the inner model, where nothing else was said: it is ours that LangChain calls."""
+    inner = chat.inner
+    if inner is None:
+        return
+    for name in ("rate_limiter", "cache", "output_version"):
+        if getattr(chat, name) is None:
+            setattr(chat, name, getattr(inner, name))
+    if inner.disable_streaming and "disable_streaming" not in chat.model_fields_set:
+        chat.disable_streaming = inner.disable_streaming
+    if inner.tags:
+        chat.tags = list(dict.fromkeys([*inner.tags, *(chat.tags or ())]))
+    if inner.metadata:
+        chat.metadata = {**inner.metadata, **(chat.metadata or {})}
+    if chat.callbacks is None:
+        chat.callbacks = inner.callbacks
+
+
+def _around(chat: ChatSelfReg, inner: BaseChatModel, choices: Choices, shared: Runtime) -> Setup:
     """Around a LangChain model."""
-    if (samples := own_samples(inner)) > 1:
+    for name in ("base_url", "server", "default_headers"):
+        if getattr(chat, name):
+            raise ConfigError(f"{name}= is about an endpoint, but the inner model reaches its own: set it there")
+    if chat.transport != "auto":
+        raise ConfigError(f"transport={chat.transport!r}: the inner model brings its own client")
+    adapter = Adapter(single_attempt(inner))
+    target, channel, planner = _inner(adapter, chat.planner)
+    target = replace(target, profile=chat.profile)  # the inner model's, unless another was given
+    return Setup(
+        target=target,
+        answering=assemble(target, choices, shared, planner=_paced(planner, chat)),
+        channel=channel,
+        shared=shared,
+        provider=_provider(inner) or target.vendor.rules or "selfreg",
+        planner_provider=_planner_provider(chat, target),
+        spelled=adapter.spelled,
+    )
+
+
+def _inner(adapter: Adapter, planner: str | BaseChatModel) -> tuple[Target, MakeChannel, Planning | None]:
+    """A LangChain model that answers, and who plans for it."""
+    if (samples := adapter.own_samples) > 1:
         raise ConfigError(
             f"inner has n={samples}: say aggregation='any of {samples}' instead, so that they are counted"
         )
-    model = single_attempt(inner)
-    target = _inner_target(model)
+    target = _inner_target(adapter)
 
     def channel(messages: Sequence[BaseMessage], kwargs: Mapping[str, Any]) -> Channel[Any, Any]:
-        return InnerChannel(model, messages, kwargs=kwargs)
+        return InnerChannel(adapter, messages, kwargs=kwargs, endpoint=target.endpoint)
 
     if isinstance(planner, BaseChatModel):
         return target, channel, _planning(planner)
     if planner not in ("auto", "off"):
         raise ConfigError(f"planner={planner!r}: around an inner model, use 'auto', 'off' or a chat model")
-    return target, channel, None if planner == "off" else (target, InnerChannel(model))
+    return target, channel, None if planner == "off" else (target, InnerChannel(adapter))
 
 
 def _client(chat: ChatSelfReg, settings: Settings) -> Client:
@@ -113,6 +180,7 @@ def _client(chat: ChatSelfReg, settings: Settings) -> Client:
         api_key=settings.api_key,
         timeouts=chat.timeouts or Timeouts(connect=settings.connect_timeout, idle=settings.idle_timeout, total=total),
         default_headers={name: value.get_secret_value() for name, value in chat.default_headers.items()},
+        transport=settings.transport if chat.transport == "auto" else chat.transport,
     )
 
 
@@ -143,12 +211,32 @@ def _endpoint(
     return target, (target_of(planner), client)
 
 
+def _provider(model: BaseChatModel) -> str | None:
+    """LangSmith's name for who is behind a LangChain model."""
+    return model._get_ls_params().get("ls_provider")
+
+
+def _planner_provider(chat: ChatSelfReg, target: Target) -> str:
+    planner = chat.planner if isinstance(chat.planner, BaseChatModel) else chat.inner
+    return (None if planner is None else _provider(planner)) or target.vendor.rules or "selfreg"
+
+
+def _paced(planner: Planning | None, chat: ChatSelfReg) -> Planning | None:
+    """A planning call waits for the rate limiter as an answer does: LangChain waits once a request, for the answer."""
+    limiter = chat.planner.rate_limiter if isinstance(chat.planner, BaseChatModel) else chat.rate_limiter
+    if planner is None or limiter is None:
+        return planner
+    target, channel = planner
+    return target, Paced(channel, limiter)
+
+
 def _planning(model: BaseChatModel) -> Planning:
-    planner = single_attempt(model)
+    planner = Adapter(single_attempt(model))
     return _inner_target(planner), InnerChannel(planner)
 
 
-def _inner_target(inner: BaseChatModel) -> Target:
+def _inner_target(adapter: Adapter) -> Target:
+    inner = adapter.model
     endpoint = inner_endpoint(inner)
     return Target(
         model=inner_model_id(inner),
@@ -156,5 +244,5 @@ def _inner_target(inner: BaseChatModel) -> Target:
         base_url=endpoint if "://" in endpoint else None,
         vendor=vendor_of_class(type(inner), base_url=endpoint),
         profile=inner.profile,
-        one_sample=not takes_samples(inner),
+        narrow=adapter.narrow,
     )

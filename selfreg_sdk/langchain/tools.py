@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnableParallel, RunnablePassthrough, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.utils.pydantic import is_basemodel_subclass
+from langchain_core.utils.pydantic import TBaseModel, is_basemodel_subclass
 
-from selfreg_sdk.errors import ConfigError
+from selfreg_sdk.errors import ConfigError, Refused
+from selfreg_sdk.langchain.requests import NAMES
 from selfreg_sdk.langchain.schemas import Schema, Tool, as_tool, json_schema_format, name_of, tool_arguments
 
 if TYPE_CHECKING:
@@ -38,7 +40,10 @@ def with_tools(
     """
     said = {name: value for name, value in given.items() if value is not None}
     if chat.inner is not None:
-        return _regulated(chat.inner.bind_tools(tools, **said, **more), chat)
+        ours = {name: more[name] for name in NAMES if name in more}
+        theirs = {name: value for name, value in more.items() if name not in ours}
+        made = _regulated(chat.inner.bind_tools(tools, **said, **theirs), chat)
+        return made.bind(**ours) if ours else made
     return chat.bind(**tool_arguments(tools, **said), **more)
 
 
@@ -88,14 +93,42 @@ def _format_arguments(schema: Schema | None, method: Method, strict: bool | None
     raise ConfigError(f"method={method!r}: expected 'json_schema', 'function_calling' or 'json_mode'")
 
 
+class _Candid:
+    """Put before a parser of answers: a refusal is said as one, not as text that does not parse."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        for answer in result:
+            message = answer.message if isinstance(answer, ChatGeneration) else None
+            whole = not partial or getattr(message, "chunk_position", None) == "last"  # streams are parsed in part only
+            if message is not None and whole and (refusal := message.additional_kwargs.get("refusal")):
+                raise Refused(refusal)
+        return super().parse_result(result, partial=partial)  # type: ignore[misc]
+
+
+class _Objects(_Candid, PydanticOutputParser[TBaseModel]):
+    pass
+
+
+class _Json(_Candid, JsonOutputParser):
+    pass
+
+
+class _ObjectCalls(_Candid, PydanticToolsParser):
+    pass
+
+
+class _JsonCalls(_Candid, JsonOutputKeyToolsParser):
+    pass
+
+
 def _parser(schema: Schema | None, method: Method) -> Runnable[Any, Any]:
     """What reads the answers; all of them read streams as they grow."""
     is_model = isinstance(schema, type) and is_basemodel_subclass(schema)
     if schema is None or method != "function_calling":
-        return PydanticOutputParser(pydantic_object=schema) if is_model else JsonOutputParser()
+        return _Objects(pydantic_object=schema) if is_model else _Json()
     if is_model:
-        return PydanticToolsParser(tools=[schema], first_tool_only=True)
-    return JsonOutputKeyToolsParser(key_name=name_of(as_tool(schema, None)), first_tool_only=True)
+        return _ObjectCalls(tools=[schema], first_tool_only=True)
+    return _JsonCalls(key_name=name_of(as_tool(schema, None)), first_tool_only=True)
 
 
 def _regulated(made: Runnable[Any, Any], chat: ChatSelfReg) -> Runnable[Any, Any]:

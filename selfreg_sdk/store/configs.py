@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import sqlalchemy as sa
@@ -13,7 +14,9 @@ from sqlalchemy.exc import IntegrityError
 
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.money import from_pico, to_pico
+from selfreg_sdk.store.changes import count, pointer_key
 from selfreg_sdk.store.engine import Store
+from selfreg_sdk.store.remembered import Remembered
 from selfreg_sdk.store.tables import metadata
 
 Stage = Literal["staging", "production"]
@@ -51,10 +54,21 @@ class ConfigRecord:
 
 
 class Configs:
-    """Reads and adds versions, moves pointers. Every method is one transaction."""
+    """Reads and adds versions, moves pointers. Every method is one transaction.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: where they are.
+        remembered: keeps what `current` read; None is what the store keeps for all its readers in this process.
+    """
+
+    def __init__(self, store: Store, *, remembered: Remembered | None = None) -> None:
         self._store = store
+        self._given = remembered
+
+    @property
+    def _remembered(self) -> Remembered:
+        # Asked for each time: a forked child has a memory of its own.
+        return self._given or self._store.service(Remembered)
 
     def add_version(self, record: ConfigRecord) -> int:
         """Append a version and return its id; ids are never reused.
@@ -108,29 +122,36 @@ class Configs:
     def point(self, task_key: str, stage: Stage, version_id: int) -> None:
         """Make a version the one in use at a stage; the earlier one stays and can be pointed at again.
 
+        Other processes use it within `remembered.AT_MOST` seconds.
+
         Raises:
             ConfigError: unknown stage, no such version, or the version of another task.
         """
         if stage not in get_args(Stage):
             raise ConfigError(f"stage {stage!r} is not one of {', '.join(get_args(Stage))}")
-        values = {"task_key": task_key, "stage": stage, "version_id": version_id, "moved_at": datetime.now(UTC)}
+        values: dict[str, Any] = {"task_key": task_key, "stage": stage, "version_id": version_id}
+        values["moved_at"] = datetime.now(UTC)
         with self._store.write() as connection:
             owner = connection.execute(sa.select(_versions.c.task_key).where(_versions.c.id == version_id)).scalar()
             if owner != task_key:
                 said = "does not exist" if owner is None else f"belongs to task {owner!r}"
                 raise ConfigError(f"config version {version_id!r} {said}, so task {task_key!r} cannot use it")
+            values["generation"] = count(self._store, connection)
             connection.execute(self._store.insert_or_update(_pointers, values))
+        self._remembered.forget(pointer_key(task_key, stage))
 
     def current(self, task_key: str, stage: Stage = "production") -> ConfigRecord | None:
-        """The version in use, or None."""
-        query = (
-            sa.select(_versions)
-            .join(_pointers, _pointers.c.version_id == _versions.c.id)
-            .where(_pointers.c.task_key == task_key, _pointers.c.stage == stage)
-        )
+        """The version in use, or None; at most `remembered.AT_MOST` seconds after it changed."""
+        return self._remembered.read(pointer_key(task_key, stage), partial(_current, task_key, stage))
+
+    async def acurrent(self, task_key: str, stage: Stage = "production") -> ConfigRecord | None:
+        """`current` for asyncio; the store is read in a thread, and only if the answer is not remembered."""
+        return await self._remembered.aread(pointer_key(task_key, stage), partial(_current, task_key, stage))
+
+    def latest(self, task_key: str) -> ConfigRecord | None:
+        """The version in production at this moment, whatever is remembered: worth a look before something is paid for."""
         with self._store.read() as connection:
-            row = connection.execute(query).mappings().first()
-        return None if row is None else _record(row)
+            return _current(task_key, "production", connection)
 
     def pointers(self, task: str | None = None) -> dict[tuple[str, Stage], int]:
         """(task key, stage) → version id, for all tasks or one."""
@@ -140,6 +161,16 @@ class Configs:
         with self._store.read() as connection:
             rows = connection.execute(query).mappings().all()
         return {(str(row["task_key"]), cast(Stage, row["stage"])): int(row["version_id"]) for row in rows}
+
+
+def _current(task_key: str, stage: Stage, connection: sa.Connection) -> ConfigRecord | None:
+    query = (
+        sa.select(_versions)
+        .join(_pointers, _pointers.c.version_id == _versions.c.id)
+        .where(_pointers.c.task_key == task_key, _pointers.c.stage == stage)
+    )
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _record(row)
 
 
 def _record(row: sa.RowMapping) -> ConfigRecord:

@@ -6,8 +6,12 @@ Why SQLite is set up as it is:
   same value, both write, and one update is lost or fails with "locked"; taking the write lock first makes
   read-check-write one step.
 - WAL, so that readers never wait for the writer. One machine only: a store on a network share is not safe.
-- ``synchronous=FULL``. NORMAL survives a killed process, but a power cut may lose the last commits, and then a
-  provider could have billed more than the ledger holds. A model call takes longer than the two syncs it costs.
+- ``synchronous=FULL`` for whatever somebody relies on from then on: a commit returns when the disk has it. Only a group
+  of mere reservations (``group(durable=False)``) returns before that. It survives the death of the process at any
+  instant, ``kill -9`` included, for the system has the pages. A power cut within the next milliseconds, before the
+  writer has the disk catch up (``sync``, or the next durable commit), may lose the reservations of calls that were just
+  sent; the calls of that moment could then be billed without being counted. With ``durability="strict"`` every commit
+  waits for the disk, which costs a call one more sync.
 - One connection is never used by two processes: after a fork the child opens its own.
 """
 
@@ -15,41 +19,32 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
-from sqlalchemy.pool import StaticPool
 
 from selfreg_sdk.errors import ConfigError, StoreError
-from selfreg_sdk.store import schema
-from selfreg_sdk.store.location import Location, dump_json, locate, prepare_file
+from selfreg_sdk.store import connections, schema
+from selfreg_sdk.store.location import Location, locate, prepare_file
+from selfreg_sdk.store.process import Process, process_id
 
-# How long a writer waits for the others. Transactions here take milliseconds; only a stuck process reaches this.
-BUSY_SECONDS = 30.0
-
-
-class _Process:
-    """What one process may use: an engine and the lock that lets its threads queue for SQLite's single write lock.
-
-    Threads that queue here wake at once; in SQLite's own busy handler they would sleep and retry.
-    """
-
-    def __init__(self, location: Location) -> None:
-        self.pid = os.getpid()
-        self.lock = threading.RLock()
-        self.engine = _engine(location)
+Durability = Literal["normal", "strict"]
 
 
-# Connections inherited through a fork are kept, not closed: closing them would run SQLite's clean-up in the child.
-_inherited: list[_Process] = []
+class Service(Protocol):
+    """What works on a store for its whole process, such as the writer of the ledger."""
+
+    def close(self) -> None:
+        """Finish what was begun."""
+
+
+S = TypeVar("S", bound=Service)
 
 
 class Store:
@@ -59,13 +54,14 @@ class Store:
     ``:memory:``, which lives and dies with the process that opened it.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, durability: Durability = "normal") -> None:
         self._location = location
-        self._process = _Process(location)
+        self._strict = durability == "strict"
+        self._process = Process(location)
         self._closed = False
 
     @classmethod
-    def open(cls, url_or_path: str | Path | None = None) -> Store:
+    def open(cls, url_or_path: str | Path | None = None, *, durability: Durability | None = None) -> Store:
         """Open a store, creating or upgrading it as needed.
 
         A new file gets mode 0600 and missing parent directories 0700. Two processes may open a new store at once.
@@ -73,15 +69,20 @@ class Store:
         Args:
             url_or_path: a file path, ``sqlite:///path``, ``:memory:`` (one process, nothing kept) or
                 ``postgresql+psycopg://user@host/name``. None: the variable SELFREG_STORE, else the user's data folder.
+            durability: "strict" makes reservations wait for the disk, too; "normal" lets a power cut take those of the
+                last milliseconds. None: the variable SELFREG_DURABILITY, else "normal".
 
         Raises:
             StoreError: not a database, not ours, damaged, not writable, or written by a newer selfreg. It is left as is.
-            ConfigError: a URL of another kind, or psycopg is missing.
+            ConfigError: a URL of another kind, or psycopg is missing, or a durability that is not known.
         """
         location = locate(url_or_path)
+        wanted: Any = durability or os.environ.get("SELFREG_DURABILITY") or "normal"
+        if wanted not in get_args(Durability):
+            raise ConfigError(f"durability {wanted!r} is not one of {', '.join(get_args(Durability))}")
         if location.path is not None:
             prepare_file(location.path)
-        store = cls(location)
+        store = cls(location, wanted)
         try:
             store._make_ready()
         except BaseException:
@@ -116,6 +117,101 @@ class Store:
             yield connection
 
     @contextmanager
+    def group(self, *, durable: bool) -> Iterator[Any]:
+        """One transaction that may write, on a cursor of the driver itself (see ``bulk``). For one thread at a time.
+
+        Args:
+            durable: wait until the disk has it. Without, it survives the death of this process, but not a power cut.
+
+        Raises:
+            StoreError: as for ``write``; nothing was changed.
+        """
+        process, durable = self._mine(), durable or self._strict
+        errors = process.engine.dialect.loaded_dbapi
+        try:
+            if not self._location.sqlite:
+                with closing(process.engine.raw_connection()) as link:
+                    yield from self._in_postgres(link, durable)
+            elif process.lock.acquire(timeout=connections.BUSY_SECONDS):
+                try:
+                    yield from self._in_sqlite(process, durable)
+                finally:
+                    process.lock.release()
+            else:
+                raise StoreError(connections.explain(self.url, "database is locked"))
+        except (errors.IntegrityError, errors.DataError, errors.ProgrammingError):
+            raise  # about one row, not about the store
+        except errors.Error as error:
+            raise StoreError(connections.explain(self.url, str(error))) from error
+
+    def _in_sqlite(self, process: Process, durable: bool) -> Iterator[Any]:
+        if process.cursor is None:
+            process.link = process.engine.raw_connection()
+            process.cursor = process.link.cursor()
+        cursor = process.cursor
+        wanted = "FULL" if durable else "NORMAL"
+        if process.synchronous != wanted:
+            cursor.execute(f"PRAGMA synchronous={wanted}")
+            process.synchronous = wanted
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            # A full disk may have ended the transaction already.
+            with suppress(sqlite3.Error):
+                cursor.execute("ROLLBACK")
+            raise
+        process.behind = not durable and self.path is not None
+
+    def _in_postgres(self, link: sa.PoolProxiedConnection, durable: bool) -> Iterator[Any]:
+        cursor = link.cursor()
+        try:
+            if not durable:
+                cursor.execute("SET LOCAL synchronous_commit = off")
+            yield cursor
+        except BaseException:
+            link.rollback()
+            raise
+        link.commit()
+
+    @property
+    def behind(self) -> bool:
+        """Whether something was committed that a power cut could still take; ``sync`` changes that."""
+        return self._process.behind
+
+    def sync(self) -> None:
+        """Let the disk catch up with what was committed without waiting for it."""
+        process = self._mine()
+        process.behind = False
+        # Syncing a file is not bound to the descriptor it was written through. SQLite holds no lock on this one that
+        # closing ours could drop, and if it is gone, a checkpoint has synced it.
+        with suppress(FileNotFoundError):
+            log = os.open(f"{self.path}-wal", os.O_RDWR)
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
+
+    def service(self, make: Callable[[Store], S]) -> S:
+        """What ``make`` gives for this store: made once in each process, closed with the store.
+
+        Raises:
+            StoreError: the store is closed.
+        """
+        process = self._mine()
+        found: S | None = process.services.get(make)
+        if found is None:
+            with process.services_lock:
+                found = process.services.get(make) or process.services.setdefault(make, make(self))
+        return found
+
+    @property
+    def dialect(self) -> sa.Dialect:
+        """The kind of SQL spoken, with the types' converters."""
+        return self._mine().engine.dialect
+
+    @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view; on SQLite it waits for nobody.
 
@@ -142,10 +238,15 @@ class Store:
         return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=others)
 
     def close(self) -> None:
-        """Close every connection of this process; safe to call twice."""
+        """Finish what was handed in, then close every connection of this process; safe to call twice."""
+        process = self._process
+        if process.pid == process_id() and not self._closed:
+            for service in process.services.values():
+                service.close()
+            if process.link is not None:
+                process.link.close()
+            process.engine.dispose()
         self._closed = True
-        if self._process.pid == os.getpid():
-            self._process.engine.dispose()
 
     def __enter__(self) -> Store:
         return self
@@ -158,14 +259,13 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    def _mine(self) -> _Process:
+    def _mine(self) -> Process:
         if self._closed:
             raise StoreError(f"store {self.url!r} is closed; open it again with Store.open")
-        if self._process.pid != os.getpid():
+        if self._process.pid != process_id():
             if self._location.memory:
                 raise StoreError("a ':memory:' store cannot be shared with a forked process; give a file path instead")
-            _inherited.append(self._process)
-            self._process = _Process(self._location)
+            self._process = self._process.succeed()
         return self._process
 
     def _insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
@@ -179,7 +279,7 @@ class Store:
         except IntegrityError:
             raise
         except DBAPIError as error:
-            raise StoreError(_explain(self.url, str(error.orig))) from error
+            raise StoreError(connections.explain(self.url, str(error.orig))) from error
         except StatementError as error:
             # A value that a column refused (dump_json) arrives wrapped.
             raise (error.orig if isinstance(error.orig, ConfigError) else error) from None
@@ -189,75 +289,7 @@ class Store:
         with self.read() as connection:
             revision = schema.revision(connection, self.url)
         if self.path is not None:
-            _use_wal(self.path)
+            connections.use_wal(self.path)
         if revision != schema.HEAD:
             with self.write() as connection:
                 schema.upgrade(connection, self.url)
-
-
-def _engine(location: Location) -> sa.Engine:
-    try:
-        if location.sqlite:
-            pool: dict[str, Any] = (
-                {"poolclass": StaticPool} if location.memory else {"pool_size": 8, "max_overflow": -1}
-            )
-            engine = sa.create_engine(
-                location.url,
-                json_serializer=dump_json,
-                connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
-                **pool,
-            )
-            sa.event.listen(engine, "connect", _set_up_sqlite)
-            sa.event.listen(engine, "begin", _begin_sqlite)
-        else:
-            engine = sa.create_engine(location.url, json_serializer=dump_json, pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"store {location.shown!r} needs the Postgres driver {error.name!r}; install it with: pip install 'selfreg[postgres]'"
-        ) from error
-    return engine
-
-
-def _set_up_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    # None: the driver begins nothing by itself, _begin_sqlite does.
-    connection.isolation_level = None
-    connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute("PRAGMA synchronous=FULL")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    reading = connection.get_execution_options().get("selfreg_read", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-
-def _use_wal(path: Path) -> None:
-    """Switch the file to WAL, once in its life. SQLite does not wait for others here, so we do."""
-    deadline = time.monotonic() + BUSY_SECONDS
-    try:
-        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-            while connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-                try:
-                    connection.execute("PRAGMA journal_mode=WAL")
-                except sqlite3.OperationalError as error:
-                    if "locked" not in str(error) or time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.02)
-    except sqlite3.Error as error:
-        raise StoreError(_explain(str(path), str(error))) from error
-
-
-def _explain(url: str, reason: str) -> str:
-    low = reason.lower()
-    if "locked" in low:
-        remedy = f"another process has held its write lock for {BUSY_SECONDS:.0f} s; find and stop that process"
-    elif "readonly" in low or "read-only" in low or "unable to open" in low:
-        remedy = "make the file and its folder writable for this user, or name another place with SELFREG_STORE"
-    elif "not a database" in low or "malformed" in low:
-        remedy = (
-            "it is damaged or no selfreg store, and was left as it is; restore a backup, or move it away to start anew"
-        )
-    elif "full" in low:
-        remedy = "free some disk space; what was committed before is intact"
-    else:
-        remedy = "check the path or the connection and try again"
-    return f"store {url!r}: {reason}; {remedy}"

@@ -13,6 +13,8 @@ from sqlalchemy.exc import ArgumentError
 
 from selfreg_sdk.errors import ConfigError, StoreError
 
+# Made once: json.dumps with these arguments would make it for every value.
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 _MAGIC = b"SQLite format 3\x00"
 _KINDS = "a file path, sqlite:///path, :memory: or postgresql+psycopg://user@host/name"
 
@@ -113,7 +115,7 @@ def dump_json(value: object) -> str:
         ConfigError: NaN (other readers of the database could not parse it), or a value that JSON has no form for.
     """
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return _JSON.encode(value)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"cannot be stored as JSON ({error}); give only text, finite numbers, lists and dicts"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,6 +16,9 @@ from selfreg_sdk.store.tables import metadata
 FORMAT = 1
 
 _responses = metadata.tables["response"]
+
+
+RESPONSE_COLUMNS = tuple(_responses.columns.keys())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +46,26 @@ class StoredResponse:
     intact: bool
 
 
+def response_row(response: RecordedResponse, *, ledger_id: int, now: datetime) -> dict[str, Any]:
+    """The row that stores a reply together with the settlement of its attempt, in the order of ``RESPONSE_COLUMNS``."""
+    return {
+        "key": response.key,
+        "sample_index": response.sample_index,
+        "format": FORMAT,
+        "body": response.body,
+        "digest": _digest(response.body),
+        "model": response.model,
+        "endpoint": response.endpoint,
+        "ledger_id": ledger_id,
+        "created_at": now,
+    }
+
+
 class Responses:
     """Rows of the response table."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-
-    def add(self, connection: sa.Connection, response: RecordedResponse, *, ledger_id: int, now: datetime) -> None:
-        """Store a reply inside the caller's transaction; the first one under a key stays."""
-        row = {
-            "key": response.key,
-            "sample_index": response.sample_index,
-            "format": FORMAT,
-            "body": response.body,
-            "digest": _digest(response.body),
-            "model": response.model,
-            "endpoint": response.endpoint,
-            "ledger_id": ledger_id,
-            "created_at": now,
-        }
-        connection.execute(self._store.insert_new(_responses), row)
 
     def find(self, key: str, sample_index: int) -> StoredResponse | None:
         """The row, intact or not; None if there is none."""

@@ -58,6 +58,10 @@ def _stamp(nullable: bool = False, index: bool = False) -> Any:
     return Field(default=None, sa_column=Column(UtcDateTime, nullable=nullable, index=index))
 
 
+def _generation() -> Any:
+    return Field(default=0, sa_column=Column(BigInteger, nullable=False, index=True, server_default="0"))
+
+
 class Table(SQLModel, registry=registry()):
     """Base of our tables, with metadata of their own: a user's SQLModel tables never mix with ours."""
 
@@ -93,6 +97,7 @@ class ConfigPointer(Table, table=True):
     stage: str = Field(sa_type=Text, primary_key=True)
     version_id: int = Field(foreign_key="config_version.id", sa_type=RowId)
     moved_at: datetime = _stamp()
+    generation: int = _generation()
 
 
 class Budget(Table, table=True):
@@ -211,6 +216,16 @@ class LearnedCapability(Table, table=True):
     outcome: str = _text()
     detail: str = _text()
     learned_at: datetime = _stamp()
+    generation: int = _generation()
+
+
+class Generation(Table, table=True):
+    """Counts the changes that processes must notice; the rows a change touched carry its number."""
+
+    __tablename__: ClassVar[Any] = "generation"
+
+    name: str = Field(sa_type=Text, primary_key=True)
+    number: int = Field(sa_type=BigInteger)
 
 
 metadata = Table.metadata

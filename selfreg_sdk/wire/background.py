@@ -11,7 +11,7 @@ import contextvars
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -32,22 +32,28 @@ class BackgroundLoop:
 
         An exception in the waiting thread (Ctrl-C) cancels the work and lets it close its connection first.
         """
-        outcome: Future[T] = Future()
+        # A bare lock and a coroutine that opens it: a Future and its callbacks cost as much again as the change of thread.
+        ended = threading.Lock()
+        ended.acquire()
         context = contextvars.copy_context()
-        task: asyncio.Task[T] | None = None
+        task: asyncio.Task[None] | None = None
+        result: T
+        failure: BaseException | None = None
+        over = False
+
+        async def run() -> None:
+            nonlocal result, failure, over
+            try:
+                result = await work
+            except BaseException as error:  # not even SystemExit may end the loop, which others use
+                failure = error
+            finally:
+                over = True
+                ended.release()
 
         def start() -> None:
             nonlocal task
-            task = self.loop.create_task(work, context=context)
-            task.add_done_callback(finish)
-
-        def finish(done: asyncio.Task[T]) -> None:
-            if done.cancelled():
-                outcome.set_exception(CancelledError())
-            elif error := done.exception():
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(done.result())
+            task = self.loop.create_task(run(), context=context)
 
         def cancel() -> None:
             if task is not None:
@@ -55,12 +61,20 @@ class BackgroundLoop:
 
         self.loop.call_soon_threadsafe(start)
         try:
-            return outcome.result()
+            ended.acquire()
         except BaseException:
-            if not outcome.done():
+            if not over:
                 self.loop.call_soon_threadsafe(cancel)
-                wait([outcome], timeout=_SECONDS_TO_UNWIND)
+                ended.acquire(timeout=_SECONDS_TO_UNWIND)
             raise
+        try:
+            if failure is None:
+                return result
+            if isinstance(failure, asyncio.CancelledError):
+                raise CancelledError
+            raise failure
+        finally:
+            failure = None  # or it would hold its own traceback for ever
 
     def finish(self, work: Coroutine[Any, Any, None]) -> None:
         """Run clean-up ``work``, waiting for it wherever that is possible."""

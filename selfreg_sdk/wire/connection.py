@@ -1,35 +1,15 @@
-"""Time limits and broken connections: what can go wrong between the request and the last byte of the reply."""
+"""Time limits of a call: what they are, and the one timer that keeps them."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
-import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-import openai
-
-from selfreg_sdk.errors import ConfigError, ConnectFailed, MalformedReply, ProviderError, ProviderTimeout
-from selfreg_sdk.wire.http_errors import status_error
-
-# openai 2.x speaks through httpx, 3.x through httpx2; this is whichever it brought.
-TRANSPORT = sys.modules[
-    next(
-        root
-        for root in (base.__module__.partition(".")[0] for base in openai.DefaultAsyncHttpxClient.__mro__)
-        if root in ("httpx", "httpx2")
-    )
-]
-
-
-@functools.cache
-def tls_context() -> Any:
-    """The trust settings of openai's transport, loaded once: reading the CA store takes tens of milliseconds."""
-    return TRANSPORT.create_ssl_context()
+from selfreg_sdk.errors import ConfigError, ProviderTimeout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +36,31 @@ class Timeouts:
 
 
 class Clock:
-    """How long each phase of one call may still take.
+    """How long each phase of one call may still take, and what ends a wait that takes longer.
+
+    ``with clock.waiting(seconds):`` raises TimeoutError as `asyncio.timeout` does, but all waits of a call share one
+    timer: a wait that ends in time just leaves it running, and when it fires it looks whether anything is due. One
+    wait at a time.
 
     Raises:
         ProviderTimeout: the deadline has passed already; nothing was sent.
     """
 
+    __slots__ = ("_before", "_due", "_end", "_expired", "_fires", "_seconds", "_task", "_timer", "timeouts")
+
     def __init__(self, timeouts: Timeouts, deadline: float | None) -> None:
         self.timeouts = timeouts
-        self._end = time.monotonic() + timeouts.total
-        if deadline is not None:
-            self._end = min(self._end, deadline)
-        if self._left() <= 0:
+        now = time.monotonic()
+        self._end = now + timeouts.total
+        if deadline is not None and deadline < self._end:
+            self._end = deadline
+        if self._end <= now:
             raise ProviderTimeout("the deadline had passed before the request was sent", billed="no")
+        self._task: asyncio.Task[Any] | None = None  # waiting now
+        self._before = 0  # cancellations of the task that are not ours
+        self._seconds = self._due = self._fires = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
 
     def for_headers(self) -> float:
         """Seconds until the headers of the reply must be there."""
@@ -79,86 +71,65 @@ class Clock:
         idle = self.timeouts.idle if limit is None else min(limit, self.timeouts.idle)
         return min(idle, self._left())
 
+    @property
+    def over(self) -> bool:
+        """Whether the whole call has used up its time."""
+        return self._left() <= 0
+
     def expired(self, phase: str) -> ProviderTimeout:
         """The error for a phase that took too long."""
         if self._left() <= 0.001:
             return ProviderTimeout(f"the deadline of the call has passed (Timeouts.total = {self.timeouts.total:g} s)")
         return ProviderTimeout(f"no {phase}")
 
+    def waiting(self, seconds: float) -> Self:
+        """A context that lasts ``seconds`` at most."""
+        self._seconds = seconds
+        return self
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine that runs outside of any task cannot be timed"
+        self._task, self._before = task, task.cancelling()
+        self._due = time.monotonic() + self._seconds
+        if self._timer is not None and self._fires > self._due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._set(self._seconds, self._due)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        if not self._expired:
+            return
+        self._expired = False
+        assert task is not None
+        # Another cancellation may have come on top of ours: then it is the one to obey.
+        if task.uncancel() <= self._before and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def stop(self) -> None:
+        """Let go of the timer; the call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set(self, seconds: float, fires: float) -> None:
+        self._fires = fires
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        if self._task is None:
+            return
+        left = self._due - time.monotonic()
+        if left > 0.001:
+            self._set(left, self._due)
+        else:
+            self._expired = True
+            self._task.cancel()
+
     def _left(self) -> float:
         return self._end - time.monotonic()
-
-
-class Body:
-    """The body of an open response, piece by piece, under the clock.
-
-    Args:
-        response: a streaming response of openai's transport.
-        clock: of this call.
-        broken: makes the error for a connection that ends in the middle.
-    """
-
-    def __init__(self, response: Any, clock: Clock, *, broken: Callable[[str], ProviderError]) -> None:
-        self.response = response
-        self._pieces: AsyncGenerator[bytes, None] = response.aiter_bytes()
-        self._clock = clock
-        self._broken = broken
-
-    async def piece(self, limit: float | None = None) -> bytes | None:
-        """The next piece, or None at the end.
-
-        Raises:
-            ProviderTimeout: no piece within the idle time (or ``limit`` seconds), or the total time is over.
-            ProviderError: the connection broke; made by ``broken``.
-        """
-        failure: ProviderError
-        try:
-            # Around one read only: a timeout held open across a yield would cancel the consumer.
-            async with asyncio.timeout(self._clock.for_piece(limit)):
-                return await anext(self._pieces, None)
-        except TimeoutError:
-            failure = self._clock.expired(f"further data within {self._clock.timeouts.idle:g} s (Timeouts.idle)")
-        except TRANSPORT.RequestError as error:
-            failure = self._broken(f"the connection broke in the body ({_root_cause(error)})")
-        raise failure
-
-    async def close(self) -> None:
-        """Release the connection, or close it when the body was not read to its end."""
-        # First the iterators, from the outside in: an abandoned one is finalised at a bad moment.
-        await self._pieces.aclose()
-        await self.response.aclose()
-
-
-def post_error(error: openai.APIError, *, url: str, payload: Mapping[str, Any], clock: Clock) -> ProviderError:
-    """The typed error for what openai raised when no usable reply began."""
-    if isinstance(error, openai.APIStatusError):
-        response = error.response
-        return status_error(response.status_code, response.headers, response.text, payload=payload, url=url)
-    cause = error.__cause__
-    kind = type(cause).__name__
-    if kind in ("ConnectTimeout", "PoolTimeout"):
-        return ProviderTimeout(
-            f"no connection to {url!r} within {clock.timeouts.connect:g} s; check base_url and the network", billed="no"
-        )
-    if isinstance(error, openai.APITimeoutError):
-        return clock.expired(f"reply from {url!r} in time")
-    if kind in ("ConnectError", "ProxyError", "UnsupportedProtocol"):
-        return ConnectFailed(
-            f"cannot connect to {url!r}: {_root_cause(error)}. Check that the server is running and base_url is right"
-            f"{_tls_hint(error)}."
-        )
-    return MalformedReply(f"the connection to {url!r} broke before a reply came ({_root_cause(error)})")
-
-
-def _root_cause(error: BaseException) -> str:
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    if isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"[:200]
-
-
-def _tls_hint(error: BaseException) -> str:
-    if "SSL" not in _root_cause(error):
-        return ""
-    return ", that it speaks https, and that its certificate is trusted (SSL_CERT_FILE names a CA bundle)"

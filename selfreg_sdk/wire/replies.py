@@ -80,19 +80,20 @@ def parse_reply(body: dict[str, Any], *, request_id: str | None = None) -> Reply
         if text is None and not _explains_null(message, reason, usage):
             raise _malformed(f"choice {position} has content {message.get('content')!r:.80}", body)
         rows.append((index if isinstance(index, int) else position, reason, text))
-    rows.sort(key=lambda row: row[0])
+    if len(rows) > 1:
+        rows.sort(key=_index)
     return Reply(
         body=body,
         usage=usage,
-        finish_reasons=tuple(reason for _, reason, _ in rows),
-        texts=tuple(text for _, _, text in rows),
+        finish_reasons=tuple([row[1] for row in rows]),
+        texts=tuple([row[2] for row in rows]),
         request_id=request_id,
     )
 
 
 def parse_usage(usage: object) -> Usage | None:
     """Read a usage object; None when it is missing or cannot be true (negative, absurdly large, not numbers)."""
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return None
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if prompt is None or completion is None:
@@ -118,6 +119,10 @@ def content_text(content: object) -> str | None:
     return None
 
 
+def _index(row: tuple[int, str, str | None]) -> int:
+    return row[0]
+
+
 def _explains_null(message: Mapping[str, Any], reason: str, usage: Usage | None) -> bool:
     if any(message.get(key) for key in ("tool_calls", "function_call", "refusal", "reasoning_content", "reasoning")):
         return True
@@ -134,7 +139,7 @@ def _count(value: object) -> int | None:
 
 def _detail(usage: Mapping[str, Any], group: str, key: str) -> int:
     details = usage.get(group)
-    return (_count(details.get(key)) if isinstance(details, Mapping) else None) or 0
+    return (_count(details.get(key)) if isinstance(details, dict) else None) or 0
 
 
 def _malformed(why: str, body: Mapping[str, Any]) -> MalformedReply:

@@ -6,11 +6,11 @@ is an error. Blank lines, comments, CRLF, repeated ``[DONE]`` and characters spl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from selfreg_sdk.errors import MalformedReply, ProviderError, TruncatedStream
+from selfreg_sdk.wire.json_text import json_object
 from selfreg_sdk.wire.replies import Chunk, content_text, parse_usage
 
 _MOST_LINE_BYTES = 16 * 2**20
@@ -63,7 +63,8 @@ class ChunkReader:
         for line in self._lines(data):
             if self.done:
                 return
-            yield from self._line(line)
+            if (chunk := self._line(line)) is not None:
+                yield chunk
 
     def end(self) -> Iterator[Chunk]:
         """The last chunks, once the body has ended.
@@ -75,8 +76,9 @@ class ChunkReader:
         self._pending.clear()
         if not self.done:
             try:
-                yield from self._line(rest)
-                yield from self._line(b"")
+                if (chunk := self._line(rest)) is not None:
+                    yield chunk
+                self._line(b"")
             except MalformedReply:
                 if not (self._finished or b"data:".startswith(rest[:5])):
                     raise  # no event stream at all
@@ -98,22 +100,27 @@ class ChunkReader:
         # With [DONE] the server itself says that no sample is missing; without it only the number asked for tells.
         return self.answered or (self.done and bool(self._finished) and all(self._finished.values()))
 
-    def _lines(self, data: bytes) -> Iterator[bytes]:
-        self._pending.append(data)
+    def _lines(self, data: bytes) -> list[bytes]:
         self._pending_bytes += len(data)
         if self._pending_bytes > _MOST_LINE_BYTES:
             raise MalformedReply(f"a line of the stream exceeds {_MOST_LINE_BYTES} bytes", status=200)
+        if not self._pending and data.endswith(b"\n"):  # whole lines: what servers send nearly always
+            self._pending_bytes = 0
+            return data.splitlines()
+        self._pending.append(data)
         if b"\n" not in data and b"\r" not in data and not self._pending[0].endswith(b"\r"):
-            return
+            return []
         lines = b"".join(self._pending).splitlines(keepends=True)
         # A final "\r" may be half of "\r\n": wait for the next bytes.
         rest = b"" if not lines or lines[-1].endswith(b"\n") else lines.pop()
         self._pending = [rest] if rest else []
         self._pending_bytes = len(rest)
-        for line in lines:
-            yield line.rstrip(b"\r\n")
+        return [line.rstrip(b"\r\n") for line in lines]
 
-    def _line(self, line: bytes) -> Iterator[Chunk]:
+    def _line(self, line: bytes) -> Chunk | None:
+        """Take one line; the chunk that it completes."""
+        if line.startswith(b"data:"):
+            return self._event(line[5:].strip())
         line = line.removeprefix(b"\xef\xbb\xbf")
         if not line:
             if self._data:
@@ -122,32 +129,34 @@ class ChunkReader:
                 raise MalformedReply(
                     "the stream holds data that is not a JSON object", status=200, body=_excerpt(event)
                 )
-            return
+            return None
         if line.startswith(b"data:"):
-            yield from self._event(line[5:].strip())
-        elif line[:1] == b":" or line.partition(b":")[0] in _QUIET_FIELDS:
-            return
-        else:
-            chunk = _json_object(line)  # an error sent as plain JSON in place of a stream
-            failure = self._reported(chunk) if chunk is not None else None
-            raise failure or MalformedReply(
-                "the reply to a streaming request is not an event stream", status=200, body=_excerpt(line)
-            )
+            return self._event(line[5:].strip())
+        if line[:1] == b":" or line.partition(b":")[0] in _QUIET_FIELDS:
+            return None
+        chunk = json_object(line)  # an error sent as plain JSON in place of a stream
+        failure = self._reported(chunk) if chunk is not None else None
+        raise failure or MalformedReply(
+            "the reply to a streaming request is not an event stream", status=200, body=_excerpt(line)
+        )
 
-    def _event(self, data: bytes) -> Iterator[Chunk]:
+    def _event(self, data: bytes) -> Chunk | None:
         if not data:
-            return
+            return None
         if data == b"[DONE]":
             self.done = True
-            return
-        self._data.append(data)
-        chunk = _json_object(b"\n".join(self._data))
-        if chunk is None:
-            return  # the event may go on in the next line; a blank line decides
+            return None
+        if self._data:
+            self._data.append(data)
+            data = b"\n".join(self._data)
+        body = json_object(data)
+        if body is None:  # the event may go on in the next line; a blank line decides
+            self._data = self._data or [data]
+            return None
         self._data.clear()
-        if failure := self._reported(chunk):
+        if failure := self._reported(body):
             raise failure
-        yield self._note(chunk)
+        return self._note(body)
 
     def _note(self, body: dict[str, Any]) -> Chunk:
         choices = body.get("choices", [])
@@ -165,14 +174,6 @@ class ChunkReader:
         usage = parse_usage(body.get("usage"))
         self._usage_seen = self._usage_seen or body.get("usage") is not None
         return Chunk(body=body, usage=usage)
-
-
-def _json_object(data: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _excerpt(data: bytes) -> str:

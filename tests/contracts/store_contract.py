@@ -208,7 +208,7 @@ class StoreContract:
         meter = Meter(store)
         reservation = meter.reserve(scopes=[("b", Decimal(1))], worst=Decimal("0.4"), info=INFO)
         assert meter.settle(reservation, cost=None, usage=None) == Decimal("0.4")
-        assert meter.ledger()[0].flags == ("usage_unknown",)
+        assert meter.ledger()[0].flags == ("usage_missing",)
         assert meter.ledger()[0].usage is None
 
     def test_a_cost_above_the_worst_case_is_recorded_in_full_and_flagged(self, store: Store) -> None:

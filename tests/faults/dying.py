@@ -12,18 +12,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from selfreg_sdk.cache import ResponseCache, cache_key
 from selfreg_sdk.meter import AttemptInfo, Meter, Reservation
 from selfreg_sdk.store import Store
-from selfreg_sdk.store.responses import RecordedResponse, Responses
+from selfreg_sdk.store.responses import RecordedResponse, response_row
+from selfreg_sdk.store.tables import metadata
 from selfreg_sdk.usage import Usage
 from tests.faults.spending import INFO, Bill
 
-Point = Literal["after-answer", "before-commit", "between-commits", "after-commit"]
+Point = Literal["reserved", "after-answer", "before-commit", "between-commits", "after-commit"]
 
 SCOPE = "shared"
 CAP = Decimal(1)
@@ -35,14 +36,14 @@ BODY = {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", "
 
 
 class PausingStore(Store):
-    """Calls ``pause`` at the end of every write transaction, before its commit."""
+    """Calls ``pause`` at the end of every group of changes, before its commit."""
 
     pause: Callable[[], None] | None = None
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        with super().write() as connection:
-            yield connection
+    def group(self, *, durable: bool) -> Iterator[Any]:
+        with super().group(durable=durable) as cursor:
+            yield cursor
             if self.pause is not None:
                 self.pause()
 
@@ -64,8 +65,9 @@ class TwoCommitsMeter(Meter):
         charged = super().settle(reservation, cost=cost, usage=usage, flags=flags)
         self.between()
         if response is not None:
+            row = response_row(response, ledger_id=reservation.id, now=datetime.now(UTC))
             with self._store.write() as connection:
-                Responses(self._store).add(connection, response, ledger_id=reservation.id, now=datetime.now(UTC))
+                connection.execute(sa.insert(metadata.tables["response"]), row)
         return charged
 
 
@@ -94,9 +96,11 @@ def main() -> None:
     meter = METERS[meter_name](store)
     if isinstance(meter, TwoCommitsMeter) and point == "between-commits":
         meter.between = stop
+    if point == "reserved":
+        store.sync = lambda: None  # type: ignore[method-assign]  # nothing but the commit itself
     reservation = meter.reserve(scopes=[(SCOPE, CAP)], worst=WORST, info=INFO)
     Bill(Path(bill_path)).add(COST)
-    if point == "after-answer":
+    if point in ("reserved", "after-answer"):
         stop()
     if point == "before-commit":
         store.pause = stop

@@ -1,10 +1,11 @@
-"""One worker process of F1 on the whole stack: eight threads that call a provider until the budget refuses.
+"""One worker process of F1 on the whole stack: eight threads or tasks that call a provider until the budget refuses.
 
 Run as ``python -m tests.faults.paying JSON``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tests.faults.processes import start_python
 from tests.faults.spending import METERS
 
 MAX_TOKENS = 400
+WORKERS = 8
 PAYLOAD = {
     "model": "fake-model",
     "messages": [{"role": "user", "content": "x" * 2000}],  # the echo of it fills max_tokens
@@ -57,6 +59,47 @@ def pay_until_refused(calls: Calls, client: Client) -> int:
     raise AssertionError("the budget never refused")
 
 
+async def apay_until_refused(calls: Calls, client: Client) -> int:
+    """The same on an event loop."""
+    for answered in range(1000):
+        try:
+            await calls.acomplete(replace(SPEC, request_id=f"r{answered}"), client)
+        except BudgetExceeded:
+            return answered
+    raise AssertionError("the budget never refused")
+
+
+async def in_tasks(calls: Calls, client: Client) -> list[int | str]:
+    """What eight tasks on one loop say."""
+
+    async def work() -> int | str:
+        try:
+            return await apay_until_refused(calls, client)
+        except Exception as error:
+            return repr(error)
+
+    async with client:
+        return await asyncio.gather(*(work() for _ in range(WORKERS)))
+
+
+def in_threads(calls: Calls, client: Client) -> list[int | str]:
+    """What eight threads say."""
+    outcomes: list[int | str] = []
+
+    def work() -> None:
+        try:
+            outcomes.append(pay_until_refused(calls, client))
+        except Exception as error:
+            outcomes.append(repr(error))
+
+    threads = [threading.Thread(target=work) for _ in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
 def start_payer(arguments: dict[str, Any]) -> subprocess.Popen[str]:
     """A worker process; it says "ready" and starts to pay when it reads a line."""
     return start_python("-m", "tests.faults.paying", json.dumps(arguments))
@@ -64,24 +107,12 @@ def start_payer(arguments: dict[str, Any]) -> subprocess.Popen[str]:
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    outcomes: list[int | str] = []
     with Store.open(given["store"]) as store, Client(base_url=given["base_url"]) as client:
         kept = books(store, meter=given["meter"], cap=given["cap"], base_url=given["base_url"])
         calls = Calls(kept, retry=Retry(first_wait=0.01, longest_wait=0.02))
-
-        def work() -> None:
-            try:
-                outcomes.append(pay_until_refused(calls, client))
-            except Exception as error:
-                outcomes.append(repr(error))
-
-        threads = [threading.Thread(target=work) for _ in range(8)]
         print("ready", flush=True)
         sys.stdin.readline()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        outcomes = asyncio.run(in_tasks(calls, client)) if given["tasks"] else in_threads(calls, client)
     print(json.dumps(outcomes), flush=True)
 
 

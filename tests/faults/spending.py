@@ -54,7 +54,7 @@ class CheckThenAddMeter(Meter):
             cap = dict(scopes)[status.scope]
             if cap is not None and status.spent + status.held + worst > cap:
                 raise BudgetExceeded(scope=status.scope, cap=cap, spent=status.spent, held=status.held, wanted=worst)
-        time.sleep(0.002)
+        time.sleep(0.02)
         return super().reserve(scopes=[(scope, None) for scope, _ in scopes], worst=worst, info=info)
 
 

@@ -43,7 +43,11 @@ def spend(tmp_path: Path, meter: str) -> tuple[Decimal, Decimal, list[tuple[Deci
         return bill.total(), counted(store, "shared"), samples, said
 
 
-def test_f1_no_thread_of_no_process_overspends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durability", ["normal", "strict"])
+def test_f1_no_thread_of_no_process_overspends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    monkeypatch.setenv("SELFREG_DURABILITY", durability)
     billed, ledger, samples, said = spend(tmp_path, "real")
 
     assert all(seen_bill <= seen_ledger <= CAP for seen_bill, seen_ledger in samples)

@@ -7,25 +7,29 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from selfreg_sdk.store import Store
 from tests.fake_billing import read_bills
-from tests.fake_provider import provider_process
 from tests.faults.paying import RATES, SPEC, books, start_payer
 from tests.faults.processes import start_together
 from tests.faults.spending import counted
+from tests.provider_process import provider_process
 
 CAP = Decimal("0.03")
 Sample = tuple[Decimal, Decimal]
 
 
-def pay(tmp_path: Path, *, meter: str, processes: int, cap: Decimal = CAP) -> tuple[Sample, list[Sample], list[object]]:
+def pay(
+    tmp_path: Path, *, meter: str, processes: int, cap: Decimal = CAP, tasks: bool = False
+) -> tuple[Sample, list[Sample], list[object]]:
     """Let all workers call until they are refused: (billed, counted) at the end, samples of it, what each says."""
     bills, samples = tmp_path / "bills.jsonl", []
     with (
         provider_process(bills, "--latency", "0.05", "--price", *RATES) as base_url,
         Store.open(tmp_path / "store.db") as store,
     ):
-        arguments = {"store": str(store.path), "base_url": base_url, "cap": str(cap), "meter": meter}
+        arguments = {"store": str(store.path), "base_url": base_url, "cap": str(cap), "meter": meter, "tasks": tasks}
         workers = [start_payer(arguments) for _ in range(processes)]
         try:
             start_together(workers)
@@ -43,8 +47,9 @@ def pay(tmp_path: Path, *, meter: str, processes: int, cap: Decimal = CAP) -> tu
         return (read_bills(bills).usd, counted(store, "shared")), samples, said
 
 
-def test_f1_32_callers_of_a_provider_stay_under_the_cap(tmp_path: Path) -> None:
-    (billed, ledger), samples, said = pay(tmp_path, meter="real", processes=4)
+@pytest.mark.parametrize("tasks", [False, True], ids=["threads", "tasks"])
+def test_f1_32_callers_of_a_provider_stay_under_the_cap(tmp_path: Path, tasks: bool) -> None:
+    (billed, ledger), samples, said = pay(tmp_path, meter="real", processes=4, tasks=tasks)
 
     assert all(seen_bill <= seen_ledger <= CAP for seen_bill, seen_ledger in samples)
     assert len(said) == 32

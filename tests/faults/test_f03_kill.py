@@ -1,4 +1,7 @@
-"""F3: kill -9 right after the provider answered, right before the commit, right after it."""
+"""F3: kill -9 right after the reservation, after the provider answered, before the commit of its reply, after it.
+
+The reservation is committed without waiting for the disk, and in the first case the disk is never asked to catch up.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def kill(tmp_path: Path, point: Point, meter: str = "real") -> Wreck:
         )
 
 
-@pytest.mark.parametrize("point", ["after-answer", "before-commit"])
+@pytest.mark.parametrize("point", ["reserved", "after-answer", "before-commit"])
 def test_f3_killed_before_the_commit_costs_the_worst_case_and_is_marked_unknown(tmp_path: Path, point: Point) -> None:
     wreck = kill(tmp_path, point)
 

@@ -13,7 +13,6 @@ from selfreg_sdk.errors import BudgetExceeded
 from selfreg_sdk.meter import Meter, Reservation
 from selfreg_sdk.money import Budget
 from selfreg_sdk.store import Store
-from selfreg_sdk.store.ledger import Ledger
 from selfreg_sdk.usage import Usage
 from tests.faults.spending import INFO
 
@@ -65,11 +64,10 @@ class LeaseFreesMeter(Meter):
 
     def recover(self, now: datetime | None = None) -> int:
         now = now or self._clock()
-        with self._store.write() as connection:
-            rows = Ledger(self._store).lock_expired(connection, now)
-            for row in rows:
-                Ledger(self._store).move(connection, row, "released", cost=None, now=now)
-        return len(rows)
+        expired = self._ledger.expired(now)
+        for attempt in expired:
+            self._writer.run(self._end(*attempt, "released", "lease ended", now))
+        return len(expired)
 
 
 def call(meter: Meter, clock: Clock, budget: Budget) -> Reservation:

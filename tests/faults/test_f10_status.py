@@ -24,6 +24,8 @@ from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
 from tests.faults.clients import ANSWER, ASK, FACES, Face, caught, complete, make, must_fail
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from selfreg_sdk.errors import ConnectFailed, MalformedReply, ProviderError, Pro
 from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
 from tests.faults.clients import ANSWER, ASK, FACES, STREAMED, WHOLE, Face, caught, complete, make, must_fail
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 
 def free_port() -> int:
@@ -64,6 +67,19 @@ def test_f11_tls_with_a_server_that_has_none(provider: FakeProvider, face: Face)
 def test_f11_no_answer_to_the_connection_attempt(face: Face) -> None:
     with deaf_server() as port, make(f"http://127.0.0.1:{port}/v1", timeouts=Timeouts(connect=0.2)) as client:
         error = caught(ProviderTimeout, face, client)
+    assert (error.billed, error.retryable) == ("no", True)
+
+
+def test_f11_a_name_that_is_looked_up_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_name(*asked: Any, **options: Any) -> Any:
+        found.wait(10)
+        raise socket.gaierror(socket.EAI_NONAME, "too late")
+
+    found = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", slow_name)
+    with make("http://slow-host.invalid/v1", timeouts=Timeouts(connect=0.2)) as client:
+        error = caught(ProviderTimeout, complete, client)
+        found.set()
     assert (error.billed, error.retryable) == ("no", True)
 
 

@@ -27,6 +27,8 @@ from tests.faults.clients import (
     stream,
 )
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def warmed_up() -> None:

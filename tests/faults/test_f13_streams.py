@@ -12,6 +12,8 @@ from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
 from tests.faults.clients import ANSWER, ASK, CALM, STREAMED, Face, NaiveStreamer, caught, make, must_fail, stream
 
+both_transports = pytest.mark.usefixtures("transport")
+
 CUT = [
     fake.early_close("chunked"),
     fake.early_close("close"),
@@ -33,6 +35,7 @@ def check_cut(provider: FakeProvider, face: Face, client: Any, fault: fake.Fault
     assert provider.billed.calls == 1
 
 
+@both_transports
 @pytest.mark.parametrize("face", STREAMED)
 @pytest.mark.parametrize("fault", CUT)
 def test_f13_a_cut_stream_is_an_error(provider: FakeProvider, face: Face, fault: fake.Fault) -> None:
@@ -45,6 +48,7 @@ def test_f13_catches_a_reader_that_does_not_ask_for_finish_reason(provider: Fake
     must_fail(check_cut, provider, stream, NaiveStreamer(provider.base_url), fault)
 
 
+@both_transports
 @pytest.mark.parametrize("face", STREAMED)
 def test_f13_the_text_before_the_cut_is_kept(provider: FakeProvider, face: Face) -> None:
     provider.script(fake.Fault(edit_events=lambda events: events[:3]))
@@ -52,6 +56,7 @@ def test_f13_the_text_before_the_cut_is_kept(provider: FakeProvider, face: Face)
         assert caught(TruncatedStream, face, client).partial == ANSWER
 
 
+@both_transports
 @pytest.mark.parametrize("face", STREAMED)
 def test_f13_one_open_sample_of_several_is_a_cut(provider: FakeProvider, face: Face) -> None:
     provider.script(fake.Fault(edit_events=lambda events: [e for e in events if not _finishes(e, 1)]))
@@ -59,6 +64,7 @@ def test_f13_one_open_sample_of_several_is_a_cut(provider: FakeProvider, face: F
         assert "[1]" in str(caught(TruncatedStream, face, client, {**ASK, "n": 3}))
 
 
+@both_transports
 @pytest.mark.parametrize("face", STREAMED)
 def test_f13_a_sample_that_never_came_is_a_cut_unless_the_server_said_done(provider: FakeProvider, face: Face) -> None:
     only_first = [fake.Fault(edit_events=lambda events: events[:4]), fake.Fault(edit_events=lambda e: [*e[:4], e[-1]])]
@@ -94,6 +100,7 @@ def check_harmless(provider: FakeProvider, face: Face, client: Any, fault: fake.
     assert face(client) == ANSWER
 
 
+@both_transports
 @pytest.mark.parametrize("face", STREAMED)
 @pytest.mark.parametrize("fault", HARMLESS)
 def test_f13_noise_is_no_error(provider: FakeProvider, face: Face, fault: fake.Fault) -> None:
@@ -116,6 +123,7 @@ def test_f13_catches_a_reader_that_decodes_piece_by_piece(provider: FakeProvider
     must_fail(check_harmless, provider, stream, PieceByPiece(provider.base_url), fault)
 
 
+@both_transports
 @pytest.mark.parametrize("face", STREAMED)
 def test_f13_an_event_of_several_lines(provider: FakeProvider, face: Face) -> None:
     lines = [b'data: {"choices": [{"index": 0,', b'data:  "delta": {"content": "two lines"},']
@@ -143,6 +151,7 @@ def check_malformed(provider: FakeProvider, face: Face, client: Any, fault: fake
     assert (error.retryable, error.billed) == (True, "unknown")
 
 
+@both_transports
 @pytest.mark.parametrize("face", STREAMED)
 @pytest.mark.parametrize("fault", MALFORMED)
 def test_f13_what_is_no_event_stream_is_malformed(provider: FakeProvider, face: Face, fault: fake.Fault) -> None:
@@ -169,6 +178,7 @@ REPORTED = [
 ]
 
 
+@both_transports
 @pytest.mark.parametrize("face", STREAMED)
 @pytest.mark.parametrize(("fault", "wanted"), REPORTED)
 def test_f13_an_error_event_is_a_typed_error_and_may_have_been_billed(
@@ -193,6 +203,7 @@ def test_f13_catches_a_reader_that_takes_an_error_event_for_a_chunk(provider: Fa
     must_fail(check, Tolerant(provider.base_url))
 
 
+@both_transports
 def test_f13_chunks_before_an_error_event_are_handed_out(provider: FakeProvider) -> None:
     provider.script(fake.error_event())
     with make(provider.base_url) as client:

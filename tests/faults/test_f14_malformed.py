@@ -12,6 +12,8 @@ from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
 from tests.faults.clients import ASK, WHOLE, Face, NaiveCompleter, caught, complete, make, must_fail
 
+both_transports = pytest.mark.usefixtures("transport")
+
 
 def body(**changes: Any) -> fake.Fault:
     return fake.Fault(edit=lambda completion: {**completion, **changes})
@@ -42,6 +44,7 @@ def check_malformed(provider: FakeProvider, face: Face, client: Any, fault: fake
     assert len(error.body or "") <= 500
 
 
+@both_transports
 @pytest.mark.parametrize("face", WHOLE)
 @pytest.mark.parametrize("fault", MALFORMED)
 def test_f14_a_200_that_is_no_completion_is_malformed(provider: FakeProvider, face: Face, fault: fake.Fault) -> None:
@@ -54,6 +57,7 @@ def test_f14_catches_a_client_that_takes_any_200(provider: FakeProvider, fault: 
     must_fail(check_malformed, provider, complete, NaiveCompleter(provider.base_url), fault)
 
 
+@both_transports
 def test_f14_the_excerpt_shows_what_came(provider: FakeProvider) -> None:
     provider.script(fake.html_200())
     with make(provider.base_url) as client:
@@ -62,6 +66,7 @@ def test_f14_the_excerpt_shows_what_came(provider: FakeProvider) -> None:
     assert "text/html" in str(error)
 
 
+@both_transports
 @pytest.mark.parametrize("face", WHOLE)
 def test_f14_an_error_body_under_status_200(provider: FakeProvider, face: Face) -> None:
     provider.script(fake.error_200(), fake.error_200("slow down", 429))
@@ -70,6 +75,7 @@ def test_f14_an_error_body_under_status_200(provider: FakeProvider, face: Face) 
         assert caught(RateLimited, face, client).billed == "unknown"
 
 
+@both_transports
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
@@ -88,6 +94,7 @@ def test_f14_content_that_something_explains_is_accepted(
         assert client.complete(ASK).texts == (text,)
 
 
+@both_transports
 def test_f14_three_of_five_choices_are_visible(provider: FakeProvider) -> None:
     provider.script(fake.fewer_choices(3))
     with make(provider.base_url) as client:
@@ -113,6 +120,7 @@ def check_usage(provider: FakeProvider, client: Any, fault: fake.Fault) -> None:
     assert client.complete(ASK).usage is None
 
 
+@both_transports
 @pytest.mark.parametrize("fault", IMPOSSIBLE)
 def test_f14_missing_or_impossible_usage_is_none_in_a_reply(provider: FakeProvider, fault: fake.Fault) -> None:
     with make(provider.base_url) as client:
@@ -131,6 +139,7 @@ def test_f14_catches_a_client_that_believes_any_usage(provider: FakeProvider) ->
             must_fail(check_usage, provider, Gullible(), fault)
 
 
+@both_transports
 @pytest.mark.parametrize("fault", [fake.no_usage(), fake.negative_usage(), fake.huge_usage()])
 def test_f14_missing_or_impossible_usage_is_none_in_a_stream(provider: FakeProvider, fault: fake.Fault) -> None:
     provider.script(fault)
@@ -138,6 +147,7 @@ def test_f14_missing_or_impossible_usage_is_none_in_a_stream(provider: FakeProvi
         assert all(chunk.usage is None for chunk in client.stream(ASK))
 
 
+@both_transports
 def test_f14_usage_details_and_unlisted_reasoning(provider: FakeProvider) -> None:
     details = {"completion_tokens_details": {"reasoning_tokens": 30}, "prompt_tokens_details": {"cached_tokens": 4}}
     provider.script(fake.usage_says(10, 40, total_tokens=50, **details), fake.usage_says(10, 5, total_tokens=45))

@@ -6,8 +6,9 @@ import asyncio
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from selfreg_sdk.booking import CallSpec, Receipt
 from selfreg_sdk.calls import Calls
 from selfreg_sdk.meter import Meter
 from selfreg_sdk.store import Store
+from selfreg_sdk.store.writer import Writer
 from selfreg_sdk.wire.background import background_loop
 from tests.fake_provider import FakeProvider, hang_before_headers, hang_between_chunks
 from tests.stack import HANG, Stack, call, chat, request, stack
@@ -96,25 +98,81 @@ async def test_f15_a_chat_model_that_is_cancelled(provider: FakeProvider, tmp_pa
     assert left_over() == []
 
 
-async def test_f15_cancelled_before_anything_was_sent_costs_nothing(provider: FakeProvider) -> None:
+@contextmanager
+def store_is_busy(on: Stack) -> Iterator[None]:
+    """Inside the block another thread holds the write lock, and everything handed in waits."""
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with on.shared.store.write():
+            held.set()
+            let_go.wait(HANG)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert held.wait(HANG)
+        yield
+    finally:
+        let_go.set()
+        holder.join()
+
+
+async def nothing_held(on: Stack) -> None:
+    """What was reserved for a call that was never sent is free again, without anybody's help."""
+    async with asyncio.timeout(HANG):
+        while not on.ledger or on.ledger[0].state == "reserved":
+            await asyncio.sleep(0.01)
+    assert [(row.state, row.cost) for row in on.ledger] == [("released", None)]
+    assert on.shared.meter.status()[0].held == 0
+
+
+@pytest.mark.parametrize("calls_off", [1, 2])
+async def test_f15_cancelled_while_it_reserves_costs_nothing(provider: FakeProvider, calls_off: int) -> None:
+    with stack(provider, cap="1 USD", store=":memory:") as on:
+        with store_is_busy(on):
+            task = asyncio.create_task(on.calls.acomplete(call(), on.client))
+            await asyncio.sleep(0.05)  # the writer has taken the reservation, and waits
+            for _ in range(calls_off):
+                task.cancel()
+                await asyncio.sleep(0)
+            await stopped(task)
+
+        await nothing_held(on)
+        assert provider.requests == []
+        assert left_over() == []
+
+
+class ForgetfulWriter(Writer):
+    """Broken on purpose: a reservation that nobody waits for any more is left to its lease."""
+
+    def _leave(self, waiting: Any) -> None:
+        pass
+
+
+async def test_f15_the_check_catches_a_reservation_left_to_its_lease(
+    provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfreg_sdk.meter.Writer", ForgetfulWriter)
+    monkeypatch.setattr(f"{__name__}.HANG", 0.5)
+    with pytest.raises(TimeoutError):
+        await test_f15_cancelled_while_it_reserves_costs_nothing(provider, 1)
+
+
+async def test_f15_cancelled_while_it_settles_is_booked_all_the_same(provider: FakeProvider) -> None:
     with stack(provider, cap="1 USD") as on:
-        opened = on.shared.store.write
-        started = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def slow() -> Any:
-            loop.call_soon_threadsafe(started.set)
-            return opened()
-
-        on.shared.store.write = slow  # type: ignore[method-assign]
-        task = asyncio.create_task(on.calls.acomplete(call(), on.client))
-        await asyncio.wait_for(started.wait(), HANG)
+        reserved = await on.calls.books.areserve(call(), on.client.endpoint, 1)
+        answer = await on.client.acomplete(call().payload)
+        with store_is_busy(on):
+            task = asyncio.create_task(reserved.asettle(Receipt(), answer.usage, answer))
+            for _ in range(2):
+                await asyncio.sleep(0.02)
+                task.cancel()
+            assert not task.done(), "it waits for the books"
         await stopped(task)
 
-        (row,) = on.ledger
-        if not provider.requests:
-            assert (row.state, row.cost) == ("released", None)
-        assert on.shared.meter.status()[0].held == 0
+        assert [(row.state, row.cost) for row in on.ledger] == [("settled", provider.billed.usd)]
+        await on.client.aclose()
 
 
 def take_one(pieces: Iterator[Any]) -> None:

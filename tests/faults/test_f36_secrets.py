@@ -127,6 +127,7 @@ def holds_none(text: str | bytes, canaries: tuple[str, ...]) -> None:
 # -- where a program leaves traces -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("transport")
 async def test_f36_logs_store_and_traces_of_calls_that_succeed(
     provider: FakeProvider, tmp_path: Path, logged: io.StringIO
 ) -> None:
@@ -150,6 +151,7 @@ async def test_f36_logs_store_and_traces_of_calls_that_succeed(
     holds_none("\n".join(ours), (PROMPT, ANSWER))
 
 
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize("name", FAILURES)
 def test_f36_errors_with_everything_that_hangs_on_them(
     provider: FakeProvider, tmp_path: Path, logged: io.StringIO, name: str
@@ -262,6 +264,7 @@ def test_f36_the_check_catches_a_planner_whose_words_are_kept(
     must_fail(holds_none, files(tmp_path), (PROMPT,))
 
 
+@pytest.mark.usefixtures("transport")
 def test_f36_the_check_catches_a_client_that_repeats_what_it_is_told(
     provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

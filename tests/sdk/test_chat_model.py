@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import pytest
-from langchain_core.caches import InMemoryCache
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.globals import set_llm_cache
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
-from langchain_core.outputs import LLMResult
+from langchain_core.messages import HumanMessage, SystemMessage
 
-from selfreg_sdk import ChatSelfReg
 from tests.fake_billing import count_tokens, prompt_tokens
 from tests.fake_provider import FakeProvider, RejectParam, no_usage, server_error
+from tests.langchain.asking import Runs, ask
 from tests.sdk.regulated import (
     MODEL,
     PLAN,
@@ -31,7 +24,6 @@ from tests.sdk.regulated import (
     planning,
     plans,
     record,
-    wanting,
 )
 
 PLANNED = {"temperature": PLANNED_TEMPERATURE, "top_p": PLANNED_TOP_P, "max_tokens": PLANNED_MAX_TOKENS}
@@ -44,30 +36,6 @@ def provider() -> Iterator[FakeProvider]:
     """A provider that plans when it is asked to."""
     with FakeProvider(reply=planning()) as running:
         yield running
-
-
-async def ask(llm: ChatSelfReg, mode: str, text: Any = "hello", config: Any = None, **kwargs: Any) -> AIMessage:
-    """One answer through one of LangChain's methods; chunks are summed."""
-    match mode:
-        case "invoke":
-            return await asyncio.to_thread(llm.invoke, text, config, **kwargs)
-        case "ainvoke":
-            return await llm.ainvoke(text, config, **kwargs)
-        case "batch":
-            return (await asyncio.to_thread(llm.batch, [text], config, **kwargs))[0]
-        case "abatch":
-            return (await llm.abatch([text], config, **kwargs))[0]
-        case "stream":
-            return summed(await asyncio.to_thread(lambda: list(llm.stream(text, config, **kwargs))))
-        case _:
-            return summed([chunk async for chunk in llm.astream(text, config, **kwargs)])
-
-
-def summed(chunks: list[AIMessageChunk]) -> AIMessageChunk:
-    total = chunks[0]
-    for chunk in chunks[1:]:
-        total = total + chunk
-    return total
 
 
 # -- every way to call ------------------------------------------------------------------------------------------------
@@ -95,57 +63,13 @@ async def test_usage_is_what_the_wire_said_and_leaves_the_plan_out(provider: Fak
     assert message.response_metadata["model_name"] == MODEL
 
 
-async def test_streams_carry_usage_on_one_chunk_and_the_record_on_the_last(provider: FakeProvider) -> None:
-    llm = chat(provider)
-    for chunks in (list(llm.stream("hello")), [chunk async for chunk in llm.astream("hello")]):
-        assert sum(chunk.usage_metadata is not None for chunk in chunks) == 1
-        assert [bool(chunk.response_metadata.get("selfreg")) for chunk in chunks] == [False] * (len(chunks) - 1) + [
-            True
-        ]
-        assert [chunk.chunk_position for chunk in chunks] == [None] * (len(chunks) - 1) + ["last"]
-        assert len([chunk for chunk in chunks if chunk.text]) == 2
-
-
-class Runs(BaseCallbackHandler):
-    """Counts model runs, and notes the roots and the tokens."""
-
-    def __init__(self) -> None:
-        self.started: list[UUID | None] = []
-        self.ended: list[LLMResult] = []
-        self.failed: list[BaseException] = []
-        self.tokens: list[str] = []
-
-    def on_chat_model_start(self, *args: Any, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
-        self.started.append(parent_run_id)
-
-    def on_llm_new_token(self, token: str, **kwargs: Any) -> None:
-        self.tokens.append(token)
-
-    def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
-        self.ended.append(response)
-
-    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
-        self.failed.append(error)
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_a_call_is_one_run_even_when_it_plans(provider: FakeProvider, mode: str) -> None:
-    runs = Runs()
-    await ask(chat(provider), mode, config={"callbacks": [runs]})
-    assert runs.started == [None]
-    assert len(runs.ended) == 1
-    assert runs.failed == []
-    assert "".join(runs.tokens) == (ANSWER if "stream" in mode else "")
-    assert len(plans(provider)) == 1
-
-
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_failed_call_ends_its_run_with_the_error(provider: FakeProvider, mode: str) -> None:
     runs = Runs()
     provider.script(server_error())
     with pytest.raises(Exception, match="500"):
         await ask(chat(provider, planner="off"), mode, config={"callbacks": [runs]})
-    assert [len(runs.started), len(runs.ended), len(runs.failed)] == [1, 0, 1]
+    assert [(run.result, run.error is None) for run in runs.all.values()] == [(None, False)]
 
 
 # -- the record -------------------------------------------------------------------------------------------------------
@@ -395,69 +319,7 @@ def test_content_parts_pass_through(provider: FakeProvider) -> None:
     assert message.usage_metadata is not None
 
 
-# -- concurrency ------------------------------------------------------------------------------------------------------
-
-
-async def test_many_calls_at_once_share_one_plan(provider: FakeProvider) -> None:
-    llm = chat(provider, task="triage")
-    messages = await asyncio.gather(*(llm.ainvoke(f"question {number}") for number in range(64)))
-    assert [message.text for message in messages] == [f"echo: question {number}" for number in range(64)]
-    assert len(plans(provider)) == 1
-    assert {record(message)["source"] for message in messages} == {"plan", "cached plan"}
-    assert len({record(message)["request_id"] for message in messages}) == 64
-    assert sum(message.usage_metadata["output_tokens"] for message in messages if message.usage_metadata) == sum(
-        count_tokens(message.text) for message in messages
-    )
-
-
-def test_one_model_serves_two_event_loops_and_plain_threads(provider: FakeProvider) -> None:
-    llm = chat(provider, task="triage")
-    texts: list[str] = []
-
-    def in_a_loop() -> None:
-        async def both() -> None:
-            texts.extend(message.text for message in await asyncio.gather(llm.ainvoke("hello"), llm.ainvoke("hello")))
-
-        asyncio.run(both())
-
-    workers = [threading.Thread(target=in_a_loop) for _ in range(2)]
-    workers.append(threading.Thread(target=lambda: texts.append(llm.invoke("hello").text)))
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=60)
-    asyncio.run(llm.ainvoke("hello"))
-    assert texts == [ANSWER] * 5
-    assert len(plans(provider)) == 1
-
-
 # -- caches -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def llm_cache() -> Iterator[None]:
-    set_llm_cache(InMemoryCache())
-    yield
-    set_llm_cache(None)
-
-
-@pytest.mark.usefixtures("llm_cache")
-def test_langchains_cache_tells_tasks_and_parameters_apart(provider: FakeProvider) -> None:
-    def calls(llm: ChatSelfReg, **kwargs: Any) -> int:
-        before = len(provider.payloads)
-        llm.invoke("hello", **kwargs)
-        return len(provider.payloads) - before
-
-    llm = chat(provider, planner="off")
-    assert [calls(llm), calls(llm)] == [1, 0]
-    assert [calls(llm, config={"metadata": {"selfreg_task": name}}) for name in "aabb"] == [1, 0, 1, 0]
-    assert [calls(llm, temperature=value) for value in (0.1, 0.1, 0.2)] == [1, 0, 1]
-    assert [calls(chat(provider, planner="off", seed=value)) for value in (1, 1, 2)] == [1, 0, 1]
-    assert [calls(chat(provider, **wanting(top_p=value))) for value in (0.1, 0.1, 0.2)] == [1, 0, 1]
-    assert calls(chat(provider, planner="off", defaults={"top_p": 0.1})) == 1
-    with FakeProvider() as elsewhere:
-        chat(elsewhere, planner="off").invoke("hello")
-        assert len(elsewhere.payloads) == 1
 
 
 @pytest.mark.parametrize("mode", ["invoke", "ainvoke"])

@@ -94,16 +94,6 @@ def test_traces_tell_what_the_caller_set(provider: FakeProvider) -> None:
     assert "ls_temperature" not in around, "a policy may send another one"
 
 
-def test_the_profile_of_an_inner_model_is_ours(provider: FakeProvider) -> None:
-    inner = ChatOpenAI(model="gpt-4.1-mini", base_url=provider.base_url, api_key="sk-test")  # type: ignore[arg-type]
-    llm = ChatSelfReg(inner=inner, store=":memory:")
-    assert inner.profile
-    assert llm.profile == inner.profile
-    assert chat(provider).profile is None
-    plain = inner.model_copy(update={"profile": None})
-    assert llm.model_copy(update={"inner": plain}).profile is None
-
-
 def test_short_names_of_langchain(provider: FakeProvider) -> None:
     llm = chat(provider, planner="off", timeout=7, max_retries=4, streaming=True, stop=[])
     assert llm._ready.answering.calls.retry.attempts == 5

@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 
 from selfreg_sdk.client import Client, Timeouts
+from selfreg_sdk.errors import ConnectFailed, ProviderError
 from selfreg_sdk.wire.background import background_loop
 from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 ASK: dict[str, Any] = {"model": "fake-model", "messages": [{"role": "user", "content": "hello"}]}
 ANSWER = ("echo: hello",)
@@ -189,6 +192,23 @@ def test_closing_is_not_the_end(provider: FakeProvider) -> None:
     client.close()
 
 
+async def test_a_call_whose_client_is_closed_under_it_ends_with_a_typed_error(provider: FakeProvider) -> None:
+    provider.script(fake.hang_before_headers())
+    client = Client(base_url=provider.base_url)
+    call = asyncio.create_task(client.acomplete(ASK))
+    await asyncio.to_thread(provider.wait_until, lambda p: p.billed.calls == 1)
+    await client.aclose()
+    with pytest.raises(ProviderError) as info:
+        await asyncio.wait_for(call, timeout=15)
+    assert info.value.billed == "unknown"
+
+    pool = await client._pools.here()
+    await client.aclose()
+    with pytest.raises(ConnectFailed) as refused:
+        await pool.post(b"{}")
+    assert refused.value.billed == "no"
+
+
 def test_a_dropped_client_closes_its_connections(provider: FakeProvider) -> None:
     client = Client(base_url=provider.base_url)
     client.complete(ASK)
@@ -222,6 +242,27 @@ def test_a_forked_child_gets_a_loop_of_its_own(provider: FakeProvider) -> None:
         child.start()
         assert answers.get(timeout=20) == ANSWER
         child.join(timeout=20)
+
+
+def _ask_again_in_child(client: Client, answers: Any) -> None:
+    answers.put(client.complete(ASK).texts)
+    client.close()
+    answers.put("closed")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_may_use_the_same_client_and_leaves_its_parents_connection_alone(provider: FakeProvider) -> None:
+    with Client(base_url=provider.base_url) as client:
+        client.complete(ASK)
+        fork = multiprocessing.get_context("fork")
+        answers = fork.Queue()
+        child = fork.Process(target=_ask_again_in_child, args=(client, answers))
+        child.start()
+        assert answers.get(timeout=20) == ANSWER
+        assert answers.get(timeout=4) == "closed"  # sooner than a wait for a loop that is not there
+        child.join(timeout=20)
+        assert client.complete(ASK).texts == ANSWER
+    assert provider.connections_made == 2
 
 
 def test_a_client_is_not_pickled(provider: FakeProvider) -> None:

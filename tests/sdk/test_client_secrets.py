@@ -15,6 +15,8 @@ from selfreg_sdk.errors import ProviderError
 from tests import fake_provider as fake
 from tests.fake_provider import FakeProvider
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 KEY = "sk-canary-4711-do-not-print"
 HEADER = "gateway-canary-0815"
 ASK: dict[str, Any] = {"model": "fake-model", "messages": [{"role": "user", "content": "hello"}]}

@@ -12,6 +12,8 @@ from selfreg_sdk.client import OPENAI_URL, Client, Timeouts
 from selfreg_sdk.errors import ConfigError, NotFound
 from tests.fake_provider import FakeProvider, Fault
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 ASK: dict[str, Any] = {"model": "fake-model", "messages": [{"role": "user", "content": "hello"}]}
 
 

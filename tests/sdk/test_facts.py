@@ -236,8 +236,9 @@ def test_a_task_name_that_would_make_keys_ambiguous_is_refused(provider: FakePro
 
 def test_a_planner_is_shown_instructions_and_the_last_question_only(provider: FakeProvider) -> None:
     turns = (("system", "Be brief."), ("user", "old"), ("assistant", "reply"), ("user", "new"))
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
 
-    assert request(turns=turns).text == "Be brief.\n\nnew"
+    assert request(body={"model": MODEL, "messages": messages}).text == "Be brief.\n\nnew"
 
 
 def test_plan_words_survive_the_store(provider: FakeProvider) -> None:

@@ -14,7 +14,8 @@ import openai
 import pytest
 
 from tests import fake_provider as fake
-from tests.fake_provider import Billed, FakeProvider, provider_process, read_bills
+from tests.fake_provider import Billed, FakeProvider, read_bills
+from tests.provider_process import provider_process
 
 ASK: dict[str, Any] = {"model": "fake-model", "messages": [{"role": "user", "content": "12345678"}]}
 ONE = {"prompt_tokens": 5, "completion_tokens": 4}  # 3 + 2 tokens asked, "echo: 12345678" answered

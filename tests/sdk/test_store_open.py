@@ -142,7 +142,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_committed_stays(tmp_path: Pat
 
 
 def test_a_writer_that_waits_too_long_gets_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfreg_sdk.store.engine.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("selfreg_sdk.store.connections.BUSY_SECONDS", 0.1)
     with (
         Store.open(tmp_path / "store.db") as one,
         Store.open(tmp_path / "store.db") as other,

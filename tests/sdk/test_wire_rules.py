@@ -130,7 +130,6 @@ def ask(
         )
         return answering.complete(
             Request(
-                turns=(("user", "hello"),),
                 body={"model": model, "messages": [{"role": "user", "content": "hello"}]},
                 caller=DecodingParams(**(caller or {})),
                 aggregation=Aggregation.parse(samples),
