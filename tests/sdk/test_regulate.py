@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import pickle
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from selfreg_sdk import BudgetExceeded, ChatSelfReg, ConfigError
 from selfreg_sdk.langchain.regulate import regulate
 from tests.fake_billing import count_tokens, prompt_tokens
 from tests.fake_provider import FakeProvider, RejectParam
+from tests.sdk.around import ask
 from tests.sdk.regulated import ONCE, PLANNED_TEMPERATURE, answers, planning, plans, priced, record, wanting
 
 MODEL = "gpt-4.1-mini"
@@ -37,22 +37,6 @@ def provider() -> Iterator[FakeProvider]:
     """A provider that plans when it is asked to."""
     with FakeProvider(reply=planning()) as running:
         yield running
-
-
-async def ask(llm: Any, mode: str, **kwargs: Any) -> AIMessage:
-    """One answer; chunks are summed."""
-    if mode == "invoke":
-        return await asyncio.to_thread(llm.invoke, "hello", **kwargs)
-    if mode == "ainvoke":
-        return await llm.ainvoke("hello", **kwargs)
-    if mode == "stream":
-        chunks = await asyncio.to_thread(lambda: list(llm.stream("hello", **kwargs)))
-    else:
-        chunks = [chunk async for chunk in llm.astream("hello", **kwargs)]
-    total = chunks[0]
-    for chunk in chunks[1:]:
-        total = total + chunk
-    return total
 
 
 # -- the class --------------------------------------------------------------------------------------------------------

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any, TypedDict
 
 import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
-from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.integration_tests import chat_models as standard
 from langchain_tests.unit_tests import ChatModelUnitTests
 from pydantic import BaseModel
 
 from selfreg_sdk import ChatSelfReg
 from tests.anthropic_server import AnthropicServer
+from tests.standard import OnAStrictServer
 
 MODEL = "claude-sonnet-4-6"
 
@@ -37,27 +34,13 @@ class TestUnits(ChatModelUnitTests):
 
 
 @pytest.mark.filterwarnings("ignore:The method `BaseChatModel.*is in beta")  # the events of version 3
-@pytest.mark.filterwarnings("ignore:OpenAI may require a filename")  # the standard test sends a file without one
-class TestAroundChatAnthropic(ChatModelIntegrationTests):
+class TestAroundChatAnthropic(OnAStrictServer):
     """Skipped: what Claude has not (audio, a JSON mode), what would name another model than the inner one, and the timing
     test, which replays recordings of a real provider.
     """
 
+    serving = AnthropicServer
     server: AnthropicServer
-
-    @pytest.fixture(autouse=True)
-    def strict_server(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        # The tests of images and PDFs download an example; what is in it, no loopback server looks at.
-        monkeypatch.setattr(standard.httpx, "get", lambda url, **_: SimpleNamespace(content=b"a file"))
-        monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "none is needed")
-        with AnthropicServer() as server:
-            self.server = server
-            yield
-            assert server.problems == []
-
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatSelfReg
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
@@ -69,27 +52,11 @@ class TestAroundChatAnthropic(ChatModelIntegrationTests):
         return False  # prices, profile and settings are those of the inner model that was given
 
     @property
-    def supports_image_inputs(self) -> bool:
-        return True
-
-    @property
-    def supports_image_urls(self) -> bool:
-        return True
-
-    @property
-    def supports_pdf_inputs(self) -> bool:
-        return True
-
-    @property
     def supports_image_tool_message(self) -> bool:
         return True
 
     @property
     def supports_pdf_tool_message(self) -> bool:
-        return True
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
         return True
 
 

@@ -18,7 +18,7 @@ from selfreg_sdk.langchain.regulate import regulate
 from tests.adapters import dialects
 from tests.adapters.server import Server
 from tests.sdk.regulated import MODEL, record
-from tests.sdk.test_standard_integration import OnACompetentServer
+from tests.standard import OnACompetentServer
 
 NOWHERE = "http://127.0.0.1:9/v1"
 
