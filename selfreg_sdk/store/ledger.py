@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from selfreg_sdk.money import from_pico
 from selfreg_sdk.store.engine import Store
-from selfreg_sdk.store.tables import metadata
+from selfreg_sdk.store.tables import OPEN, metadata
 from selfreg_sdk.usage import Usage
 
 Purpose = Literal["answer", "plan", "trial", "score", "probe"]
@@ -118,11 +118,10 @@ class Ledger:
 
     def expired(self, now: datetime) -> list[tuple[int, tuple[str, ...]]]:
         """Reserved rows whose lease ended, oldest first: id and scopes."""
-        query = sa.select(_ledger.c.id, _ledger.c.scopes).where(
-            _ledger.c.state == "reserved", _ledger.c.lease_until <= now
-        )
+        query = sa.select(_ledger.c.id, _ledger.c.scopes).where(OPEN, _ledger.c.lease_until <= now)
         with self._store.read() as connection:
-            return [(row.id, tuple(row.scopes)) for row in connection.execute(query.order_by(_ledger.c.id))]
+            # Put in order here: asked for it, SQLite would walk through the whole ledger by id.
+            return sorted((row.id, tuple(row.scopes)) for row in connection.execute(query))
 
     def totals(self, **equal: str) -> Totals:
         """Sums over attempts where the columns named have the values given."""

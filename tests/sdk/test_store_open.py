@@ -4,14 +4,17 @@ import os
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from selfreg_sdk.errors import ConfigError, StoreError
 from selfreg_sdk.meter import Meter
 from selfreg_sdk.store import Store
+from selfreg_sdk.store.ledger import Ledger
 from tests.faults.processes import ROOT
 from tests.faults.spending import INFO
 
@@ -86,6 +89,7 @@ FORK = """
 import os, sys
 from selfreg_sdk.meter import Meter
 from selfreg_sdk.store import Store
+from selfreg_sdk.store.ledger import Ledger
 from selfreg_sdk.errors import StoreError
 from tests.faults.spending import INFO
 memory = Store.open(":memory:")
@@ -164,3 +168,17 @@ def test_opening_a_store_that_is_up_to_date_loads_no_alembic(tmp_path: Path) -> 
         timeout=60,
     )
     assert run.stdout == "False\n", run.stderr
+
+
+def test_recovery_looks_at_open_attempts_alone(tmp_path: Path) -> None:
+    """However long the ledger is: SQLite finds them through the index of the open ones."""
+    asked: list[str] = []
+    with Store.open(tmp_path / "store.db") as store:
+        Ledger(store).expired(datetime.now(UTC))  # connections are set up
+        with store.read() as connection:
+            sa.event.listen(connection.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+        Ledger(store).expired(datetime.now(UTC))
+        with store.read() as connection:
+            query = next(statement for statement in reversed(asked) if "lease_until" in statement)
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", ("x",) * query.count("?")).all()
+    assert any("ix_ledger_open" in str(row) for row in plan)
