@@ -2,8 +2,9 @@
 
 A request for n samples pays its prompt once: mean cost(n) = base + n * each. Prompt lengths are known without a call;
 how an endpoint bills them is learned from its first replies (some bill several times what a tokenizer counts).
-Lengths of answers are learned arm by arm with the code of `surface`. The error formula is our own derivation: of a mean over P
-examples, prompt and answers vary with the example, and together, since long problems get long answers.
+Lengths of answers are learned arm by arm with the code of `surface`. The error formula is our own
+derivation: of a mean over P examples, prompt and answers vary with the example, and together, since long problems get
+long answers.
 """
 
 from __future__ import annotations
