@@ -80,7 +80,7 @@ LEAVING = {
     "a null byte": "a = '\0'",
     "an interrupt": "raise KeyboardInterrupt",
     "a forged report": "print('0' * 32 + ' {\"test\": 0, \"error\": null}')",
-    "a blind report": 'import os\nfor fd in range(3, 20):\n  try: os.write(fd, b\'{"test": 0, "error": null}\\n\')\n  except OSError: pass\nos._exit(0)',
+    "a blind report": 'import os\nfor fd in range(3, 1024):\n  try: os.write(fd, b\'{"test": 0, "error": null}\\n\')\n  except OSError: pass\nos._exit(0)',
 }
 
 
@@ -137,7 +137,7 @@ def test_of_a_flood_of_output_the_head_is_kept() -> None:
 
 
 def test_a_flood_of_reports_changes_nothing() -> None:
-    code = "import os\nfor fd in range(3, 20):\n  try:\n    for _ in range(500): os.write(fd, b'x' * 9999)\n  except OSError: pass"
+    code = "import os\nfor fd in range(3, 1024):\n  try:\n    for _ in range(500): os.write(fd, b'x' * 9999)\n  except OSError: pass"
     assert run(code, ["assert True"]).passed == (False,)
 
 
