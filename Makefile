@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-lowest test-newest lint bench clean help
+.PHONY: demo demo-tune test test-lowest test-newest lint bench clean help
 
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -24,6 +24,9 @@ $(VENV)/dev: $(VENV)/local
 
 demo: $(VENV)/local ## serve the embedded model and let it regulate itself, on this machine
 	$(BIN)/selfreg demo
+
+demo-tune: $(VENV)/local ## tune one of the embedded model's tasks, and check the winner on prompts nobody searched on
+	$(BIN)/selfreg demo tune
 
 test: lint ## lint, types, import contracts, and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,19 +12,45 @@ from rich.table import Table
 
 from bench.rows import Row
 
-BENCHES = ("import_time", "client")
+BENCHES: dict[str, tuple[str, ...]] = {
+    "import_time": (),
+    "client": (),
+    "tune_replay": ("data", "jobs", "keep"),
+    "tune_speed": ("data",),
+}
+"""Each bench, and which of the options below it takes."""
 
 
 def main(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}, all.")] = "all",
     quick: Annotated[bool, typer.Option(help="End within two minutes on two cores.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of recorded answers, for tune_replay and tune_speed.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of tune_replay; default: one per core.")] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="File in which tune_replay keeps our runs and goes on from; for one state of the code."),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--table", help="The summary of tune_replay in Markdown.")] = False,
 ) -> None:
     """Measure selfreg beside a peer in the same run: ratios of medians with 95 % intervals, never a single absolute time."""
     if name != "all" and name not in BENCHES:
         raise typer.BadParameter(f"{name!r} is none of {', '.join(BENCHES)}, all")
+    options: dict[str, Any] = {"data": data, "jobs": jobs, "keep": keep}
+    if markdown:
+        if name != "tune_replay":
+            raise typer.BadParameter("--table is for tune_replay")
+        from bench import tune_replay, tune_rows
+
+        if runs := tune_replay.runs(quick, **options):
+            typer.echo(tune_rows.table(runs))
+        return
     rows = [
-        row for each in (BENCHES if name == "all" else (name,)) for row in import_module(f"bench.{each}").run(quick)
+        row
+        for each in (BENCHES if name == "all" else (name,))
+        for row in import_module(f"bench.{each}").run(quick, **{option: options[option] for option in BENCHES[each]})
     ]
     if as_json:
         for row in rows:
@@ -47,7 +74,8 @@ def main(
 def _target(row: Row) -> str:
     if row.target is None:
         return ""
-    return f"{'>=' if row.better == 'higher' else '<='} {row.target:g}: {'met' if row.met else 'missed'}"
+    above = "" if row.above is None else f", interval > {row.above:g}"
+    return f"{'>=' if row.better == 'higher' else '<='} {row.target:g}{above}: {'met' if row.met else 'missed'}"
 
 
 if __name__ == "__main__":

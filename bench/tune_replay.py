@@ -5,33 +5,39 @@ halves and orders the draws. A tuner gets one half, a mean USD that a request ma
 other half, and scores 0 if its mean cost over all problems is more than 5 % above the budget per request. What was spent is
 what the endpoint billed. Two references spend nothing: "free choice" is the argmax of the whole grid on the tuning problems, a
 naive tuner's limit; "best on all" is the best feasible configuration when everything is known, the ceiling.
+
+All of it is 20 splits of the problems, 5 budgets per request, 4 totals and 2 metrics for each of ours and of the peers. Peers take
+hours and are kept; ours are measured anew.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import NoReturn
 
 from platformdirs import user_cache_path
 
-from bench import replay_data
-from bench.paired import paired_difference
+from bench import replay_data, tune_rows
 from bench.replay_client import Endpoint, serving
 from bench.replay_scores import METRICS, Metric
 from bench.replay_task import Budgets, Configuration, Tuner, nearest, offer, problems_of
 from bench.replay_truth import Pick, Truth
 from bench.rows import Row, versions
+from bench.tune_ours import ours as all_of_ours
 from bench.tune_peers import FLAML, flaml, random_search, tpe
+from bench.tune_rows import BEST, FREE, Run
 
-REFERENCES = ("free choice", "best on all")
 _FLAML_RUNS = (
     ("FLAML with pruning", True, False),
     ("FLAML with pruning, choice checked", True, True),
@@ -58,76 +64,79 @@ class Plan:
                         yield seed, metric, Budgets(per_request=per_request, total=total)
 
 
-QUICK = Plan(seeds=(0, 1), per_request=(Decimal(".002"), Decimal(".004")), totals=(Decimal(1),))
+QUICK = Plan(seeds=(0, 1), per_request=(Decimal(".004"),), totals=(Decimal(1),))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A tuner's run and what became of it.
+def run(quick: bool, data: Path | None = None, *, jobs: int | None = None, keep: Path | None = None) -> list[Row]:
+    """Rows of ours beside peers and references (see `runs`)."""
+    return tune_rows.rows(runs(quick, data, jobs=jobs, keep=keep))
 
-    Attributes:
-        score: mean value on the held-out problems, 0 where the budget per request is broken.
-        feasible: whether it is kept.
-        billed: USD by the endpoint; ``over`` is what of it exceeds the total.
-        tried, scored: configurations proposed, and evaluated in full.
-        requests: that the endpoint answered.
+
+def runs(quick: bool, data: Path | None = None, *, jobs: int | None = None, keep: Path | None = None) -> list[Run]:
+    """The runs of the full or the quick plan; without the data folder a line on standard error, and none.
+
+    Args:
+        quick: of the peers that take minutes, those runs alone that were kept.
+        jobs: processes of ours; default: as many as there are cores.
+        keep: a file that keeps our runs too, to go on where a measurement was stopped. Nothing tells it that our code
+            has changed: for one state of the code alone.
     """
-
-    tuner: str
-    seed: int
-    metric: Metric
-    per_request: float
-    total: float
-    score: float
-    feasible: bool
-    billed: float = 0.0
-    over: float = 0.0
-    tried: int = 0
-    scored: int = 0
-    requests: int = 0
-    chosen: dict[str, object] = field(default_factory=dict)
-
-
-def run(quick: bool, data: Path | None = None, ours: Sequence[Tuner] = ()) -> list[Row]:
-    """Rows of each of ``ours`` beside each peer and reference; without the data folder a line on standard error, and none."""
     if reason := replay_data.missing(data):
         print(f"tune_replay is skipped: {reason}", file=sys.stderr)
         return []
     assert data is not None
-    runs = measure(data, QUICK if quick else Plan(), ours=ours)
-    names = [tuner.name for tuner in ours]
-    peers = sorted({each.tuner for each in runs} - set(names))
-    rows = [row for name in names for peer in peers for row in compare(runs, name, peer)]
-    return rows + [
-        row for name in names for peer in peers if peer not in REFERENCES for row in conduct(runs, name, peer)
-    ]
+    plan = QUICK if quick else Plan()
+    return measure(data, plan, ours=all_of_ours(), jobs=jobs or os.cpu_count() or 1, keep=keep, patient=not quick)
 
 
-def measure(data: Path, plan: Plan, *, ours: Sequence[Tuner] = (), cache: Path | None = None) -> list[Run]:
+def measure(
+    data: Path,
+    plan: Plan,
+    *,
+    ours: Sequence[Tuner] = (),
+    jobs: int = 1,
+    cache: Path | None = None,
+    keep: Path | None = None,
+    patient: bool = True,
+) -> list[Run]:
     """All runs of ours, the peers and the references.
 
     Peers decide by the seed alone, so their runs are kept in ``cache`` (default: the user's) and not repeated until the
     data or the code they run on changes. A peer that cannot be had here is left out, with a line on standard error.
+
+    Args:
+        ours: picklable.
+        jobs: processes for ours; with 1 they run in this one.
+        keep: as `runs`.
+        patient: whether FLAML is waited for where a run of it was not kept.
     """
     cache = cache or user_cache_path("selfreg") / "bench"
     recorded = replay_data.load(data)
     truth = Truth(recorded)
     with ExitStack() as stack:
         endpoint = stack.enter_context(serving(data, offer(recorded)))
+        kept = _Kept(cache / f"peers-{_digest(data)}.jsonl")
         peers: list[Tuner] = [random_search()]
         if by_optuna := tpe():
             peers.append(by_optuna)
         else:
             print("tune_replay goes without Optuna: pip install 'selfreg[bench]'", file=sys.stderr)
-        try:
-            for name, prune, checked in _FLAML_RUNS:
+        for name, prune, checked in _FLAML_RUNS:
+            if kept.has_all(name, plan):
+                peers.append(_Done(name))
+                continue
+            if not patient:
+                print(f"--quick goes without {name}: it takes minutes, and not all its runs were kept", file=sys.stderr)
+                continue
+            try:
                 peers.append(stack.enter_context(flaml(name, prune=prune, checked=checked, folder=cache)))
-        except RuntimeError as error:
-            print(f"tune_replay goes without FLAML: {error}", file=sys.stderr)
-        kept = _Kept(cache / f"peers-{_digest(data)}.jsonl")
-        threads = stack.enter_context(ThreadPoolExecutor(max_workers=len(peers) + 1))
+            except RuntimeError as error:
+                print(f"tune_replay goes without {name}: {error}", file=sys.stderr)
+        threads = stack.enter_context(ThreadPoolExecutor(max_workers=len(peers)))
         waiting = [threads.submit(_runs, [peer], plan, truth, endpoint, kept) for peer in peers]
-        made = _runs(ours, plan, truth, endpoint, None)
+        mine = _Kept(keep)
+        one = jobs == 1
+        made = _runs(ours, plan, truth, endpoint, mine) if one else _by_processes(ours, plan, data, jobs, mine)
         for each in waiting:
             made += each.result()
     return made + list(references(plan, truth))
@@ -137,8 +146,11 @@ def references(plan: Plan, truth: Truth) -> Iterator[Run]:
     """The two references' runs."""
     for seed, metric, budgets in plan:
         of, per_request = replay_data.split(truth.recorded, seed), float(budgets.per_request)
-        picks = (truth.free_choice(per_request, metric, of), truth.best_on_all(per_request, metric))
-        for name, pick in zip(REFERENCES, picks, strict=True):
+        picks = {
+            FREE: truth.free_choice(per_request, metric, of),
+            BEST: truth.best_on_all(per_request, metric),
+        }
+        for name, pick in picks.items():
             yield Run(
                 tuner=name,
                 seed=seed,
@@ -174,133 +186,90 @@ def judged(tuner: Tuner, seed: int, metric: Metric, budgets: Budgets, truth: Tru
     )
 
 
-def compare(runs: Sequence[Run], ours: str, peer: str) -> list[Row]:
-    """Ours beside a peer: a row per metric and total, the mean score over budgets per request, paired by seed."""
-    return [
-        _row(
-            [each for each in runs if (each.metric, each.total) == (metric, total)],
-            ours,
-            peer,
-            lambda made: made.score,
-            case=f"{ours}, {total:g} USD",
-            metric=f"held-out {metric}",
-            unit="score",
-            better="higher",
-        )
-        for metric, total in sorted({(each.metric, each.total) for each in runs})
-    ]
-
-
-def conduct(runs: Sequence[Run], ours: str, peer: str) -> list[Row]:
-    """Ours beside a peer over all runs: budgets per request that were broken, totals overspent, and what a dollar buys."""
-
-    def row(metric: str, unit: str, better: Literal["lower", "higher"], of: Callable[[Run], float]) -> Row:
-        return _row(runs, ours, peer, of, case=f"{ours}, all runs", metric=metric, unit=unit, better=better)
-
-    return [
-        row("choices that break the budget per request", "share", "lower", lambda made: float(not made.feasible)),
-        row("spent above the total", "USD", "lower", lambda made: made.over),
-        row(
-            "configurations scored per USD",
-            "1/USD",
-            "higher",
-            lambda made: made.scored / made.billed if made.billed else 0,
-        ),
-    ]
-
-
-def _row(
-    runs: Sequence[Run],
-    ours: str,
-    peer: str,
-    of: Callable[[Run], float],
-    *,
-    case: str,
-    metric: str,
-    unit: str,
-    better: Literal["lower", "higher"],
-) -> Row:
-    """Means over seeds; a ratio to a peer's zero is 1 where ours is zero too, else 0."""
-    mine, theirs = (_by_seed(runs, name, of) for name in (ours, peer))
-    seeds = sorted(mine.keys() & theirs.keys())
-    a, b = [mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]
-    _, low, high = paired_difference(a, b)
-    left, right = sum(a) / len(a), sum(b) / len(b)
-    return Row(
-        bench="tune_replay",
-        case=case,
-        metric=metric,
-        unit=unit,
-        ours=left,
-        peer=right,
-        peer_name=peer,
-        ratio=left / right if right else float(left == right),
-        low=low,
-        high=high,
-        n=len(seeds),
-        seeds=tuple(seeds),
-        versions=versions("numpy", "pyarrow"),
-        better=better,
-    )
-
-
-def summary(runs: Iterable[Run]) -> list[dict[str, object]]:
-    """Per tuner, metric and total: means over seeds and budgets per request, the share of broken budgets, money over."""
-    groups: dict[tuple[str, str, float], list[Run]] = {}
-    for each in runs:
-        groups.setdefault((each.metric, each.tuner, each.total), []).append(each)
-    return [
-        {
-            "metric": metric,
-            "tuner": tuner,
-            "total": total,
-            "score": round(sum(each.score for each in group) / len(group), 4),
-            "infeasible": round(sum(not each.feasible for each in group) / len(group), 4),
-            "billed": round(sum(each.billed for each in group) / len(group), 4),
-            "most_over": round(max(each.over for each in group), 4),
-            "tried": sum(each.tried for each in group) / len(group),
-            "scored": sum(each.scored for each in group) / len(group),
-            "requests": sum(each.requests for each in group) / len(group),
-            "runs": len(group),
-        }
-        for (metric, tuner, total), group in sorted(groups.items())
-    ]
+Case = tuple[str, int, Metric, float, float]
+"""Whose run it is, and about what: tuner, seed, metric, per request, total."""
 
 
 class _Kept:
-    """Runs of peers on disk, a JSON line each."""
+    """Runs on disk, a JSON line each; without a path in memory alone."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self._runs = {_name(made): made for made in (Run(**json.loads(line)) for line in lines)}
+        self._runs: dict[Case, Run] = {}
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for line in path.read_text().splitlines() if path.exists() else []:
+            made = Run(**json.loads(line))
+            self._runs[(made.tuner, *made.case)] = made
 
-    def get(self, name: tuple[object, ...]) -> Run | None:
-        return self._runs.get(name)
+    def get(self, case: Case) -> Run | None:
+        return self._runs.get(case)
+
+    def has_all(self, tuner: str, plan: Plan) -> bool:
+        return all(_case(tuner, *each) in self._runs for each in plan)
 
     def add(self, made: Run) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(asdict(made)) + "\n")
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(asdict(made)) + "\n")
 
 
-def _runs(tuners: Sequence[Tuner], plan: Plan, truth: Truth, endpoint: Endpoint, kept: _Kept | None) -> list[Run]:
+@dataclass
+class _Done:
+    """A tuner whose runs are all known."""
+
+    name: str
+
+    def tune(self, *_: object) -> NoReturn:
+        raise AssertionError(f"{self.name} was to be looked up")
+
+
+def _runs(tuners: Sequence[Tuner], plan: Plan, truth: Truth, endpoint: Endpoint, kept: _Kept) -> list[Run]:
     made = []
     for tuner in tuners:
         with closing(endpoint.another(hashlib.sha256(tuner.name.encode()).hexdigest()[:8])) as own:
-            for seed, metric, budgets in plan:
-                name = (tuner.name, seed, metric, float(budgets.per_request), float(budgets.total))
-                known = kept.get(name) if kept else None
+            for case in plan:
+                known = kept.get(_case(tuner.name, *case))
                 if known is None:
-                    known = judged(tuner, seed, metric, budgets, truth, own)
-                    if kept:
-                        kept.add(known)
+                    known = judged(tuner, *case, truth, own)
+                    kept.add(known)
                 made.append(known)
     return made
 
 
-def _name(made: Run) -> tuple[object, ...]:
-    return (made.tuner, made.seed, made.metric, made.per_request, made.total)
+def _by_processes(ours: Sequence[Tuner], plan: Plan, data: Path, jobs: int, kept: _Kept) -> list[Run]:
+    """`_runs` in so many processes, each with an endpoint of its own."""
+    wanted = [(tuner, *case) for case in plan for tuner in ours]
+    cases = [_case(tuner.name, *case) for case in plan for tuner in ours]
+    known = {at: made for at, case in enumerate(cases) if (made := kept.get(case))}
+    missing = [at for at in range(len(wanted)) if at not in known]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_begin, initargs=(data,)) as workers:
+        for at, made in zip(missing, workers.map(_one, [wanted[at] for at in missing]), strict=True):
+            kept.add(made)
+            known[at] = made
+    return [known[at] for at in range(len(wanted))]
+
+
+_own: tuple[Truth, Endpoint]
+"""What a process that runs ours works with."""
+
+
+def _begin(data: Path) -> None:
+    global _own
+    recorded = replay_data.load(data)
+    stack = ExitStack()
+    atexit.register(stack.close)
+    _own = Truth(recorded), stack.enter_context(serving(data, offer(recorded)))
+
+
+def _one(wanted: tuple[Tuner, int, Metric, Budgets]) -> Run:
+    return judged(*wanted, *_own)
+
+
+def _case(tuner: str, seed: int, metric: Metric, budgets: Budgets) -> Case:
+    return tuner, seed, metric, float(budgets.per_request), float(budgets.total)
 
 
 def _pick(chosen: Configuration, truth: Truth) -> Pick:
@@ -308,14 +277,6 @@ def _pick(chosen: Configuration, truth: Truth) -> Pick:
     grid = [cell[2] for cell in cells if cell[:2] == (chosen.model, chosen.prompt)]
     at = cells.index((chosen.model, chosen.prompt, nearest(grid, chosen.temperature)))
     return Pick(cell=at, n=chosen.n, max_tokens=chosen.max_tokens)
-
-
-def _by_seed(runs: Sequence[Run], tuner: str, of: Callable[[Run], float]) -> dict[int, float]:
-    values: dict[int, list[float]] = {}
-    for each in runs:
-        if each.tuner == tuner:
-            values.setdefault(each.seed, []).append(of(each))
-    return {seed: sum(found) / len(found) for seed, found in values.items()}
 
 
 def _digest(data: Path) -> str:

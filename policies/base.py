@@ -35,10 +35,17 @@ class PlanFact:
 
 @dataclass(frozen=True, kw_only=True)
 class TunedFact:
-    """A configuration measured for the task."""
+    """A configuration measured for the task.
+
+    Attributes:
+        params: its numbers.
+        config_version: the stored version that holds it.
+        notes: what else it takes to run it as it was measured; no business of a policy.
+    """
 
     params: DecodingParams
     config_version: int
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,4 +20,4 @@ class TunedPolicy:
         fact = facts.tuned_config
         if fact is None:
             return None
-        return Proposal(params=fact.params, source="tuned", config_version=fact.config_version)
+        return Proposal(params=fact.params, source="tuned", config_version=fact.config_version, notes=fact.notes)

@@ -37,9 +37,13 @@ if TYPE_CHECKING:
     from selfreg_sdk.langchain.init_model import init_chat_model
     from selfreg_sdk.langchain.regulate import regulate
     from selfreg_sdk.langchain.runnables import with_selfreg
+    from selfreg_sdk.langchain.tuned import tuned_prompt
     from selfreg_sdk.middleware import BudgetMiddleware, SelfRegulationMiddleware
     from selfreg_sdk.money import Budget
     from selfreg_sdk.prices import PriceOverride, Prices
+    from selfreg_sdk.tuner.eval_task import Evaluation, aeval_task, eval_task
+    from selfreg_sdk.tuner.study.results import Tuned
+    from selfreg_sdk.tuner.tune import atune, tune
     from selfreg_sdk.usage import Usage
     from selfreg_sdk.wire.connection import Timeouts
 
@@ -70,16 +74,22 @@ __getattr__, __dir__ = lazy_exports(
         "selfreg_sdk.langchain.init_model": ("init_chat_model",),
         "selfreg_sdk.langchain.regulate": ("regulate",),
         "selfreg_sdk.langchain.runnables": ("with_selfreg",),
+        "selfreg_sdk.langchain.tuned": ("tuned_prompt",),
         "selfreg_sdk.middleware": ("BudgetMiddleware", "SelfRegulationMiddleware"),
         "selfreg_sdk.money": ("Budget",),
         "selfreg_sdk.prices": ("PriceOverride", "Prices"),
+        "selfreg_sdk.tuner.eval_task": ("Evaluation", "aeval_task", "eval_task"),
+        "selfreg_sdk.tuner.study.results": ("Tuned",),
+        "selfreg_sdk.tuner.tune": ("atune", "tune"),
         "selfreg_sdk.usage": ("Usage",),
     },
 )
 
 __all__ = [
     "Adjustment", "Aggregation", "Bounds", "Budget", "BudgetExceeded", "BudgetMiddleware", "Capabilities", "ChainPolicy",
-    "ChatSelfReg", "ConfigError", "DecodingParams", "LearnedPolicy", "Plan", "PlannedPolicy", "Policy", "PriceOverride",
+    "ChatSelfReg", "ConfigError", "DecodingParams", "Evaluation", "LearnedPolicy", "Plan", "PlannedPolicy", "Policy", "PriceOverride",
     "Prices", "ProviderError", "Retry", "SelfRegulationMiddleware", "SelfregError", "Settings", "StaticPolicy", "Timeouts",
-    "TunedPolicy", "Usage", "init_chat_model", "load_settings", "regulate", "with_selfreg",
+    "Tuned", "TunedPolicy", "Usage", "aeval_task", "atune", "eval_task", "init_chat_model", "load_settings", "regulate",
+    "tune",
+    "tuned_prompt", "with_selfreg",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
-"""Budgets that hold for everything called inside a block: an agent's step, a tool with models of its own."""
+"""What holds for everything called inside a block (an agent's step, a tool with models of its own): budgets, and whose call it is."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -87,3 +88,21 @@ def spending_under(budgets: Mapping[str, Budget], *, ledger: object = None) -> I
         yield block
     finally:
         _blocks.reset(token)
+
+
+_request: ContextVar[str | None] = ContextVar("selfreg_request", default=None)
+
+
+@contextmanager
+def on_behalf_of(request_id: str) -> Iterator[None]:
+    """Let paid calls inside the block that name no request of their own stand under ``request_id`` in the ledger."""
+    token = _request.set(request_id)
+    try:
+        yield
+    finally:
+        _request.reset(token)
+
+
+def request_id_here() -> str:
+    """That of the block around the caller; without one, a new one."""
+    return _request.get() or uuid.uuid4().hex

@@ -6,21 +6,29 @@ Joins the regulator (what is sent) with the paid-call path (how it is paid), for
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
+from selfreg_sdk.aggregate import Tally, VoteKey
 from selfreg_sdk.booking import CallSpec, Receipt
 from selfreg_sdk.calls import Calls
 from selfreg_sdk.channel import Answer, Channel, Piece
+from selfreg_sdk.decision import Decision
 from selfreg_sdk.errors import BudgetExceeded, ContextLengthExceeded, ParameterRejected, ProviderError
 from selfreg_sdk.facts import Request
-from selfreg_sdk.regulator import Decision, Regulator
+from selfreg_sdk.regulator import Regulator
+from selfreg_sdk.sampling import Drawn, Habit, Sampling
 
 A = TypeVar("A", bound=Answer)
 P = TypeVar("P", bound=Piece)
+
+_MOST_THREADS = 32
+_MOST_TASKS = 4096
 
 
 @dataclass
@@ -29,15 +37,31 @@ class Outcome(Generic[A]):
 
     Attributes:
         decision: what was sent, and why.
-        answers: one per call made; more than one only where the model takes no ``n``.
+        answers: one per call made; several where samples were drawn in waves, or the model takes no ``n``.
         receipts: what each cost.
         flags: anything unusual about the whole request.
+        waves: samples asked for at a time, where several were wanted.
+        tally, ballots: of a vote, as far as it was taken; a ballot per sample.
+        decided_early: the vote was certain before all samples were drawn.
     """
 
     decision: Decision
     answers: list[A] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
     flags: tuple[str, ...] = ()
+    waves: list[int] = field(default_factory=list)
+    tally: Tally | None = None
+    ballots: list[str | None] = field(default_factory=list)
+    decided_early: bool = False
+
+    def add(self, answer: A, receipt: Receipt) -> None:
+        """Note one more call."""
+        self.answers.append(answer)
+        self.receipts.append(receipt)
+
+    def flag(self, *names: str) -> None:
+        """Note something unusual."""
+        self.flags = (*self.flags, *names)
 
     @property
     def cost(self) -> Decimal | None:
@@ -49,7 +73,9 @@ class Outcome(Generic[A]):
     def record(self) -> dict[str, Any]:
         """What ``response_metadata["selfreg"]`` holds; JSON-ready."""
         decision, cost, plan_cost = self.decision, self.cost, self.decision.plan_cost
-        flags = (*self.flags, *(flag for receipt in self.receipts for flag in receipt.flags))
+        flags = [*self.flags, *(flag for receipt in self.receipts for flag in receipt.flags)]
+        if decision.request.open and (tuned := decision.proposal.notes.get("tuned_n")):
+            flags.append(f"n_bounded: {tuned}")
         record: dict[str, Any] = describe(decision)
         record |= {
             "cost_usd": None if cost is None else str(cost),
@@ -58,6 +84,11 @@ class Outcome(Generic[A]):
             "request_id": decision.request.id,
             "flags": list(dict.fromkeys(flags)),
         }
+        if self.waves:
+            record |= {"samples_of": decision.samples, "waves": list(self.waves)}
+        if self.tally is not None:
+            record |= {"votes": dict(self.tally.counts), "abstained": self.tally.abstained}
+            record["decided_early"] = self.decided_early
         if decision.planned is not None and decision.planned.problem:
             record["plan_problem"] = decision.planned.problem
         return record
@@ -69,6 +100,7 @@ def describe(decision: Decision) -> dict[str, Any]:
     sent = compiled.wire
     return {
         "task": decision.task.text,
+        "aggregation": str(decision.aggregation),
         "source": proposal.source,
         "plan": None if proposal.plan is None else proposal.plan.as_dict(),
         "planned": proposal.params.as_dict(),
@@ -99,52 +131,72 @@ class Answering:
         self.regulator = regulator
         self.calls = calls
         self._cached = cached
+        self._habits: dict[str, Habit] = {}
 
-    def complete(self, request: Request, channel: Channel[A, Any], *, decision: Decision | None = None) -> Outcome[A]:
-        """Answer a request, as decided where somebody has.
+    def complete(
+        self,
+        request: Request,
+        channel: Channel[A, Any],
+        *,
+        decision: Decision | None = None,
+        vote_key: VoteKey | None = None,
+    ) -> Outcome[A]:
+        """Answer a request, as decided where somebody has. Several samples are drawn in waves (`selfreg_sdk.sampling`).
+
+        Args:
+            request: what was asked for.
+            channel: how it is sent.
+            decision: what is sent; None decides now.
+            vote_key: from text to ballot, for votes; None is the text.
 
         Raises:
             BudgetExceeded: not even one sample fits; nothing was sent for it.
             ProviderError: the provider's last word.
         """
         outcome: Outcome[A] = Outcome(decision=decision or self.regulator.decide(request))
+        if outcome.decision.samples > 1:
+            sampling = self._sampling(outcome, vote_key)
+            while calls := sampling.next():
+                if (refusal := sampling.take(calls, self._together(calls, channel))) is not None:
+                    try:
+                        outcome.decision = self.regulator.concede(outcome.decision, refusal)
+                    except ProviderError as error:
+                        sampling.fail(error)
+            self._learn(outcome.decision, sampling)
+            return outcome
         while True:
             try:
-                self._add(outcome, *self.calls.complete(self.spec(outcome.decision), channel))
-                break
+                outcome.add(*self.calls.complete(self.spec(outcome.decision), channel))
+                return outcome
             except (ParameterRejected, ContextLengthExceeded) as exc:
                 outcome.decision = self.regulator.concede(outcome.decision, exc)
-        for index in range(1, rounds(outcome.decision)):
-            try:
-                self._add(outcome, *self.calls.complete(self.spec(outcome.decision, index), channel))
-            except (BudgetExceeded, ProviderError) as exc:
-                # Samples that are paid for are handed out; the record says that some are missing, and why.
-                outcome.flags = (f"samples_missing: {type(exc).__name__}",)
-                break
-        return outcome
 
     async def acomplete(
-        self, request: Request, channel: Channel[A, Any], *, decision: Decision | None = None
+        self,
+        request: Request,
+        channel: Channel[A, Any],
+        *,
+        decision: Decision | None = None,
+        vote_key: VoteKey | None = None,
     ) -> Outcome[A]:
-        """`complete` for asyncio; further samples are drawn at the same time."""
+        """`complete` for asyncio."""
         outcome: Outcome[A] = Outcome(decision=decision or await self.regulator.adecide(request))
+        if outcome.decision.samples > 1:
+            sampling = self._sampling(outcome, vote_key)
+            while calls := sampling.next():
+                if (refusal := sampling.take(calls, await self._atogether(calls, channel))) is not None:
+                    try:
+                        outcome.decision = await asyncio.to_thread(self.regulator.concede, outcome.decision, refusal)
+                    except ProviderError as error:
+                        sampling.fail(error)
+            self._learn(outcome.decision, sampling)
+            return outcome
         while True:
             try:
-                self._add(outcome, *await self.calls.acomplete(self.spec(outcome.decision), channel))
-                break
+                outcome.add(*await self.calls.acomplete(self.spec(outcome.decision), channel))
+                return outcome
             except (ParameterRejected, ContextLengthExceeded) as exc:
                 outcome.decision = await asyncio.to_thread(self.regulator.concede, outcome.decision, exc)
-        if (count := rounds(outcome.decision)) == 1:
-            return outcome
-        more = [self.calls.acomplete(self.spec(outcome.decision, index), channel) for index in range(1, count)]
-        for result in await asyncio.gather(*more, return_exceptions=True):
-            if isinstance(result, BudgetExceeded | ProviderError):
-                outcome.flags = (f"samples_missing: {type(result).__name__}",)
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                self._add(outcome, *result)
-        return outcome
 
     def stream(self, request: Request, channel: Channel[Any, P], outcome: Outcome[Any]) -> Iterator[P]:
         """Answer a request in pieces; ``outcome`` is complete when the iterator is exhausted."""
@@ -173,28 +225,61 @@ class Answering:
             except (ParameterRejected, ContextLengthExceeded) as exc:
                 outcome.decision = await asyncio.to_thread(self.regulator.concede, outcome.decision, exc)
 
-    def spec(self, decision: Decision, index: int = 0) -> CallSpec:
+    def spec(self, decision: Decision, index: int = 0, count: int | None = None) -> CallSpec:
         """The paid call that carries out a decision.
 
         Args:
             decision: what is sent.
             index: counts repeated draws of the same payload. Each has a seed of its own if there is one at all: draws with
                 the same seed would be one sample, paid for several times.
+            count: samples to ask for; None for all that the decision wants of one call.
         """
-        call = decision.call
-        if index and (seed := decision.compiled.sent.seed) is not None:
-            call = replace(call, payload=decision.payload.replace({"seed": seed + index}))
+        call, sent = decision.call, decision.compiled.sent
+        payload = decision.payload if index or count not in (None, call.n) else None
+        if payload is not None and count not in (None, call.n):
+            several, fewer = {"n": count} if count != 1 else {}, ("n",) if count == 1 else ()
+            params = {name: value for name, value in {**call.params, **several}.items() if name not in fewer}
+            payload = payload.replace(several, without=fewer)
+            call = replace(call, payload=payload, params=params, n=count or 1)
+        if payload is not None and index and sent.seed is not None:
+            call = replace(call, payload=payload.replace({"seed": sent.seed + index}))
         return replace(call, cached=self._cached, sample_index=index) if index or self._cached else call
 
-    @staticmethod
-    def _add(outcome: Outcome[A], answer: A, receipt: Receipt) -> None:
-        outcome.answers.append(answer)
-        outcome.receipts.append(receipt)
+    # -- several samples -----------------------------------------------------------------------------------------------
 
+    def _sampling(self, outcome: Outcome[A], vote_key: VoteKey | None) -> Sampling[A]:
+        decision = outcome.decision
+        # What is cached must be asked for in the same portions each time, so they cannot follow from what was seen so far.
+        habit = None if self._cached else self._habits.get(decision.task.text)
+        price = self.calls.books.price(decision.model)
+        return Sampling(outcome, spec=self.spec, vote_key=vote_key, habit=habit, price=price)
 
-def rounds(decision: Decision) -> int:
-    """Calls needed for all samples: more than one where the model does not take ``n`` and the task needs several."""
-    refused = any(
-        change.field == "n" and change.why in ("capability", "conflict") for change in decision.compiled.adjustments
-    )
-    return decision.request.aggregation.n if refused and decision.compiled.sent.n is None else 1
+    def _learn(self, decision: Decision, sampling: Sampling[Any]) -> None:
+        if (habit := sampling.learned()) is not None:
+            if len(self._habits) >= _MOST_TASKS:
+                self._habits.clear()
+            self._habits[decision.task.text] = habit
+
+    def _together(self, calls: Sequence[CallSpec], channel: Channel[A, Any]) -> list[Drawn[A]]:
+        """What comes of calls made at the same time, in their order; each ends, whatever comes of the others."""
+        if len(calls) == 1:
+            return [self._one(calls[0], channel)]
+        with ThreadPoolExecutor(min(len(calls), _MOST_THREADS), thread_name_prefix="selfreg-sample") as pool:
+            running = [pool.submit(copy_context().run, self._one, call, channel) for call in calls]
+        return [one.result() for one in running]
+
+    def _one(self, call: CallSpec, channel: Channel[A, Any]) -> Drawn[A]:
+        try:
+            return self.calls.complete(call, channel)
+        except (BudgetExceeded, ProviderError) as error:
+            return error
+
+    async def _atogether(self, calls: Sequence[CallSpec], channel: Channel[A, Any]) -> list[Drawn[A]]:
+        """`_together` for asyncio."""
+        done: list[Drawn[A]] = []
+        running = [self.calls.acomplete(call, channel) for call in calls]
+        for result in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(result, BaseException) and not isinstance(result, BudgetExceeded | ProviderError):
+                raise result
+            done.append(result)
+        return done

@@ -100,7 +100,7 @@ def assemble(
     regulator = Regulator(
         endpoint=target.endpoint,
         books=answers.books,
-        facts=FactFinder(model=target.model, configs=shared.configs, planner=plans),
+        facts=FactFinder(model=target.model, configs=shared.configs, planner=plans, most=choices.bounds.n),
         learned=shared.learned,
         policy=choices.policy or default_chain(choices.defaults),
         defaults=choices.defaults,

@@ -5,7 +5,6 @@ Sync and async callers share this; `selfreg_sdk.calls` decides when each step ha
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
-from selfreg_sdk.ambient import ambient_budgets, noting_refusals
+from selfreg_sdk.ambient import ambient_budgets, noting_refusals, request_id_here
 from selfreg_sdk.cache import ResponseCache, cache_key
 from selfreg_sdk.channel import Answer
 from selfreg_sdk.errors import ConfigError, ProviderError, UnknownPriceError
@@ -37,6 +36,7 @@ class CallSpec:
         purpose, task_key, request_id, config_version: what the call is for; all rows of one request share its id.
         cached: answer from the exact cache, and store the answer there.
         sample_index: separates repeated draws of the same payload in the cache.
+        record_key: store the answer under this key, and do not look for one first: whoever asks has done so.
     """
 
     model: str
@@ -46,10 +46,11 @@ class CallSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     purpose: Purpose = "answer"
     task_key: str = ""
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=request_id_here)
     config_version: int | None = None
     cached: bool = False
     sample_index: int = 0
+    record_key: str | None = None
 
     @cached_property
     def prompt_tokens(self) -> int | None:
@@ -287,9 +288,9 @@ class Booking:
             receipt.flag("usage_missing" if usage is None else "usage_implausible")
         receipt.usage = counted
         response = None
-        if answer is not None and spec.cached:
+        if answer is not None and (spec.cached or spec.record_key is not None):
             response = self.books.cache.record(
-                cache_key(spec.payload, endpoint=endpoint),
+                spec.record_key or cache_key(spec.payload, endpoint=endpoint),
                 answer.body,
                 sample_index=spec.sample_index,
                 model=spec.model,

@@ -72,7 +72,7 @@ class ResponseCache:
         if not isinstance(choices, list) or not choices:
             return None
         reasons = [choice.get("finish_reason") if isinstance(choice, Mapping) else None for choice in choices]
-        if not all(str(reason).lower() in _WHOLE for reason in reasons):
+        if not all(is_whole(reason) for reason in reasons):
             return None
         try:
             text = _canonical(body)
@@ -81,6 +81,11 @@ class ResponseCache:
         return RecordedResponse(
             key=key, sample_index=sample_index, body=text, model=model, endpoint=endpoint_id(endpoint)
         )
+
+
+def is_whole(finish_reason: object) -> bool:
+    """Whether a sample that ended so is all there is of it; what was filtered or cut off otherwise is never used again."""
+    return str(finish_reason).lower() in _WHOLE
 
 
 def _canonical(value: object) -> str:

@@ -5,7 +5,7 @@ The lean client is a channel, and so is any LangChain model; `selfreg_sdk.calls`
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from selfreg_sdk.usage import Usage
@@ -25,6 +25,10 @@ class Answer(Protocol):
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """One per sample."""
+
+    @property
+    def texts(self) -> Sequence[str | None]:
+        """One per sample; None where it has none."""
 
 
 class Piece(Protocol):

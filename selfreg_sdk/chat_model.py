@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -36,6 +36,9 @@ from selfreg_sdk.prices import Prices
 from selfreg_sdk.runtime import Runtime
 from selfreg_sdk.wire.connection import Timeouts
 from selfreg_sdk.wire.transport import TransportName
+
+if TYPE_CHECKING:
+    from langchain_core.prompts import ChatPromptTemplate
 
 
 class ChatSelfReg(Calling, BaseChatModel):
@@ -80,11 +83,11 @@ class ChatSelfReg(Calling, BaseChatModel):
     task: str | None = None
     """Name of the task of all calls, unless a call names its own."""
     aggregation: str | Aggregation = "first"
-    """How samples become the answer: "first", "vote of 5", "any of 8", "best of 4"."""
+    """How samples become the answer: "first", "vote of 5", "any of 8", "best of 4". Said by nobody, it is as the task was tuned."""
     scorer: Scorer | None = None
     """Text to score, for "best" and "any"."""
     vote_key: VoteKey = plain
-    """Text to ballot, for "vote"."""
+    """Text to ballot, for "vote"; None abstains. Said by nobody, it is as the task was tuned, else the text."""
 
     planner: str | BaseChatModel = "auto"
     """Who plans: "auto" = the model itself, "off" = nobody, a model id of the same endpoint, or another chat model."""
@@ -168,6 +171,44 @@ class ChatSelfReg(Calling, BaseChatModel):
         return copy
 
     # -- for users ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_task(cls, task: str, *, store: str | Path | None = None, **given: Any) -> Self:
+        """The configuration that won the tuning of a task: its model, its endpoint, and per call its parameters and votes.
+
+        ``llm.tuned_prompt | llm`` is the whole pipeline as it was tuned.
+
+        Args:
+            task: name of the task.
+            store: where it was tuned; None as for the constructor.
+            given: arguments of the constructor, which win; the API key is found as usual.
+
+        Raises:
+            ConfigError: nothing was tuned under this name, or an argument that cannot work.
+        """
+        from selfreg_sdk.langchain.tuned import given_by, opened, winner  # templates take long to import
+
+        if given.get("inner") is not None:
+            return cls(task=task, store=store, **given)
+        stored = winner(task, opened(store))
+        if stored.provenance.get("cascade") is not None:
+            from selfreg_sdk.langchain.cascade import cascade_of  # a chat model itself, and more
+
+            return cast(Self, cascade_of(stored, task=task, store=store, **given))
+        return cls(task=task, store=store, **(given_by(stored) | given))
+
+    @property
+    def tuned_prompt(self) -> ChatPromptTemplate:
+        """The prompt that this model's task was tuned with, for ``llm.tuned_prompt | llm``.
+
+        Raises:
+            ConfigError: the task has no name, or was not tuned for this model.
+        """
+        from selfreg_sdk.langchain.tuned import prompt_of, winner
+
+        if self.task is None:
+            raise ConfigError("no task is named, so no prompt was tuned for it: pass task=<the name of the tuned task>")
+        return prompt_of(winner(self.task, self._ready.shared, model=self._ready.target.model))
 
     def explain(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Explanation:
         """What would be sent for ``input``, why, and at most at what cost; takes what ``invoke`` takes, sends nothing."""
@@ -263,6 +304,7 @@ class ChatSelfReg(Calling, BaseChatModel):
             explicit=self._explicit,
             task=self.task,
             aggregation=self._how,
+            fixed="aggregation" in self.model_fields_set,
         )
         self._check_scorer(request.aggregation)
         return Call(
@@ -271,7 +313,7 @@ class ChatSelfReg(Calling, BaseChatModel):
             request=request,
             passed=passed,
             scorer=self.scorer,
-            vote_key=self.vote_key,
+            vote_key=self.vote_key if "vote_key" in self.model_fields_set else None,
             blocks=self.output_version == "v1",
         )
 

@@ -6,7 +6,6 @@ Plans are made once per task, however many requests, threads and event loops ask
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -16,23 +15,15 @@ from itertools import islice
 from threading import Lock
 from typing import Any, cast
 
-from policies import (
-    Aggregation,
-    DecodingParams,
-    Facts,
-    Plan,
-    PlanFact,
-    TaskKey,
-    TunedFact,
-    parse_params,
-    task_key,
-)
+from policies import Aggregation, DecodingParams, Facts, PlanFact, TaskKey, task_key
 from policies.numbers import numbers
+from selfreg_sdk.ambient import request_id_here
 from selfreg_sdk.booking import CallSpec
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.payload import Payload
 from selfreg_sdk.planner import Planned, Planner, PlanWatch, provenance
 from selfreg_sdk.store.configs import ConfigRecord, Configs
+from selfreg_sdk.versions import plan_fact, tuned_fact, tuned_key, tuned_task
 from selfreg_sdk.wire.replies import content_text
 
 _SECONDS_BETWEEN_FAILED_PLANS = 300.0
@@ -50,6 +41,7 @@ class Request:
         caller: explicit decoding arguments; they win.
         task: the caller's name for the task.
         aggregation: how samples are used.
+        open: the caller insists on neither an aggregation nor a number of samples: a tuned configuration brings its own.
         plannable: a planning call may be made; not for forced tools or response formats.
         config_version: use this stored version of the task's configuration; None the one in production.
         watch: is told of a planning call made for this request.
@@ -60,10 +52,11 @@ class Request:
     caller: DecodingParams = DecodingParams()
     task: str | None = None
     aggregation: Aggregation = Aggregation()
+    open: bool = False
     plannable: bool = True
     config_version: int | None = None
     watch: PlanWatch | None = field(default=None, compare=False, repr=False)
-    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    id: str = field(default_factory=request_id_here)
 
     def __post_init__(self) -> None:
         if not isinstance(self.body, Payload):
@@ -101,17 +94,47 @@ class FactFinder:
         model: the answering model.
         configs: stored configurations.
         planner: makes plans; None to never plan.
+        most: samples that a tuned configuration may take; 1, which is what nobody says, allows what was tuned.
     """
 
-    def __init__(self, *, model: str, configs: Configs, planner: Planner | None) -> None:
+    def __init__(self, *, model: str, configs: Configs, planner: Planner | None, most: int = 1) -> None:
         self.model = model
         self.planner = planner
         self._configs = configs
+        self._most = most
         self._flights: dict[str, Future[PlanFact | None]] = {}
         self._lock = Lock()
         self._no_plan_before: dict[str, float] = {}
-        self._read: dict[str, tuple[ConfigRecord | None, Facts]] = {}
+        self._read: dict[tuple[str, str], tuple[ConfigRecord | None, Facts]] = {}
+        self._tuned: dict[str, tuple[ConfigRecord, Facts | None]] = {}
         self._pinned: dict[int, ConfigRecord] = {}
+
+    def tuned(self, request: Request) -> Facts | None:
+        """The facts of a request that leaves the number of samples open, where a configuration was tuned with one."""
+        key = self._tuned_key(request)
+        return None if key is None else self._tuned_facts(request, self._configs.current(key))
+
+    async def atuned(self, request: Request) -> Facts | None:
+        """`tuned` for asyncio, as `arecall`."""
+        key = self._tuned_key(request)
+        return None if key is None else self._tuned_facts(request, await self._configs.acurrent(key))
+
+    def _tuned_key(self, request: Request) -> str | None:
+        if request.task is None or not request.open or request.config_version is not None:
+            return None
+        return tuned_key(request.task, self.model)
+
+    def _tuned_facts(self, request: Request, stored: ConfigRecord | None) -> Facts | None:
+        if stored is None or stored.provenance.get("cascade") is not None:  # which one model cannot run
+            return None
+        known = self._tuned.get(stored.task_key)
+        if known is None or known[0] is not stored:
+            key = tuned_task(stored, model=self.model, named=request.task, asked=None, most=self._most)
+            known = stored, None if key is None else self._facts(key, stored)
+            if len(self._tuned) >= _MOST_TASKS:
+                self._tuned.clear()
+            self._tuned[stored.task_key] = known
+        return known[1]
 
     def recall(self, request: Request) -> Facts:
         """The facts the store holds; the plan stays unknown if none is stored.
@@ -119,18 +142,18 @@ class FactFinder:
         Raises:
             ConfigError: the task name is not usable, or the version asked for is of another task.
         """
-        key = self._key(request)
         if request.config_version is not None:
-            return self._facts(key, self._version(key, request.config_version))
+            return self._facts(*self._version(request, request.config_version))
+        key = self._key(request)
         return self._facts(key, self._configs.current(key.text))
 
     async def arecall(self, request: Request) -> Facts:
         """`recall` for asyncio: without a thread where the facts are remembered. The same facts are the same object."""
-        key = self._key(request)
         if request.config_version in self._pinned:
             return self.recall(request)
         if request.config_version is not None:
             return await asyncio.to_thread(self.recall, request)
+        key = self._key(request)
         return self._facts(key, await self._configs.acurrent(key.text))
 
     def _key(self, request: Request) -> TaskKey:
@@ -141,29 +164,36 @@ class FactFinder:
         except ValueError as exc:
             raise ConfigError(str(exc)) from None
 
-    def _version(self, key: TaskKey, version: int) -> ConfigRecord:
+    def _version(self, request: Request, version: int) -> tuple[TaskKey, ConfigRecord]:
         """A stored version of a task; versions never change, so each is read once."""
         stored = self._pinned.get(version)
         if stored is None:
             if len(self._pinned) >= _MOST_TASKS:
                 self._pinned.clear()
             self._pinned[version] = stored = self._configs.get(version)
-        if stored.task_key != key.text:
+        asked = None if request.open else request.aggregation
+        tuned = tuned_task(stored, model=self.model, named=request.task, asked=asked, most=self._most)
+        if tuned is not None:
+            return tuned, stored
+        if stored.task_key != (key := self._key(request)).text:
             raise ConfigError(f"config version {version!r} belongs to task {stored.task_key!r}, not to {key.text!r}")
-        return stored
+        return key, stored
 
     def _facts(self, key: TaskKey, stored: ConfigRecord | None) -> Facts:
         """What a stored version says, read once."""
-        known = self._read.get(key.text)
+        source = "" if stored is None else stored.task_key
+        known = self._read.get((key.text, source))
         if known is not None and known[0] is stored:
             return known[1]
         facts = Facts(task=key).learn("server_heads", False)
-        facts = facts.learn("tuned_config", _tuned_fact(stored))
-        if (plan := _plan_fact(stored)) is not None:
+        # A version tuned with its number of samples runs with the one that is asked for.
+        n = None if source == key.text else key.aggregation.n
+        facts = facts.learn("tuned_config", tuned_fact(stored, n=n))
+        if (plan := plan_fact(stored)) is not None:
             facts = facts.learn("plan", plan)
         if len(self._read) >= _MOST_TASKS:
             self._read.clear()
-        self._read[key.text] = stored, facts
+        self._read[key.text, source] = stored, facts
         return facts
 
     def may_plan(self, request: Request) -> bool:
@@ -254,7 +284,7 @@ class FactFinder:
         flight.set_result(fact)
 
     def _stored_plan(self, key: TaskKey) -> PlanFact | None:
-        return _plan_fact(self._configs.latest(key.text))
+        return plan_fact(self._configs.latest(key.text))
 
     def _keep(self, planner: Planner, request: Request, key: TaskKey, planned: Planned) -> PlanFact | None:
         """Store the plan as a version of the task's configuration, and let production point at it."""
@@ -298,26 +328,3 @@ def _waited(flight: Future[PlanFact | None]) -> PlanFact | None:
 
 def _as_cached(fact: PlanFact | None) -> PlanFact | None:
     return None if fact is None else replace(fact, cached=True)
-
-
-def _plan_fact(stored: ConfigRecord | None) -> PlanFact | None:
-    """The stored plan; None if the row does not hold one this version understands, so that it is planned anew."""
-    if stored is None or not _planned(stored):
-        return None
-    try:
-        return PlanFact(plan=Plan(**(stored.plan or {})), cached=True, config_version=stored.id)
-    except (TypeError, ValueError):
-        return None
-
-
-def _tuned_fact(stored: ConfigRecord | None) -> TunedFact | None:
-    if stored is None or _planned(stored):
-        return None
-    try:
-        return TunedFact(params=parse_params(stored.params), config_version=stored.id or 0)
-    except ValueError:
-        return None
-
-
-def _planned(stored: ConfigRecord) -> bool:
-    return stored.provenance.get("kind") == "planned"

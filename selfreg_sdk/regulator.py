@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from decimal import Decimal
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from policies import (
@@ -27,10 +25,10 @@ from policies import (
     compile_params,
 )
 from policies.base import FactName
-from selfreg_sdk.booking import Books, CallSpec
+from selfreg_sdk.booking import Books
+from selfreg_sdk.decision import Decision
 from selfreg_sdk.errors import ContextLengthExceeded, ParameterRejected
 from selfreg_sdk.facts import FactFinder, Request
-from selfreg_sdk.payload import Payload
 from selfreg_sdk.planner import Planned
 from selfreg_sdk.store.capabilities import LearnedCapabilities
 
@@ -41,64 +39,6 @@ _MOST_KEPT = 4096
 
 FALLBACK_MAX_TOKENS = 1024
 """Token cap of a request under a budget for which nobody chose one: without a cap its cost would have no limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What will be sent for a request, and why.
-
-    Attributes:
-        model: the answering model.
-        request: what was asked for.
-        task: its key.
-        proposal: what the policy wants.
-        compiled: what is sent and every difference to what was wanted.
-        capabilities: what the model is known to accept.
-        planned: the planning call made for this request, if there was one.
-        would_plan: the planning call that would come first (only in a decision made without network).
-        plan_rests: it would, had planning this task not failed a short while ago (only in a decision made without network).
-        rejected: fields the provider refused during this request.
-    """
-
-    model: str
-    request: Request
-    task: TaskKey
-    proposal: Proposal
-    compiled: Compiled
-    capabilities: Capabilities
-    planned: Planned | None = None
-    would_plan: CallSpec | None = None
-    plan_rests: bool = False
-    rejected: tuple[str, ...] = ()
-
-    @property
-    def payload(self) -> Payload:
-        """The request body as it is sent."""
-        return self.request.payload.replace(self.compiled.wire)
-
-    @cached_property
-    def call(self) -> CallSpec:
-        """The paid call that carries it out, made once: its prompt is measured for the decision and for its reservation."""
-        sent = self.compiled.sent
-        return CallSpec(
-            model=self.model,
-            payload=self.payload,
-            params=self.compiled.wire,
-            max_tokens=sent.max_tokens,
-            n=sent.n or 1,
-            task_key=self.task.text,
-            request_id=self.request.id,
-            config_version=self.proposal.config_version,
-        )
-
-    def sends(self, field: str) -> bool:
-        """Whether a decoding parameter is among those sent."""
-        return getattr(self.compiled.sent, field, None) is not None
-
-    @property
-    def plan_cost(self) -> Decimal | None:
-        """USD spent on planning for this request; None if unknown."""
-        return Decimal(0) if self.planned is None else self.planned.cost
 
 
 class Regulator:
@@ -137,8 +77,8 @@ class Regulator:
         self._bounds = bounds
         self._capabilities = capabilities
         self._accepted: tuple[Mapping[str, str], Capabilities] | None = None
-        self._wishes: dict[tuple[str, bool], tuple[Facts, FactName | None, Proposal | None]] = {}
-        self._planless: dict[str, tuple[Facts, Facts]] = {}
+        self._wishes: dict[int, tuple[Facts, FactName | None, Proposal | None]] = {}
+        self._planless: dict[int, tuple[Facts, Facts]] = {}
         self._compilations: dict[tuple[Any, ...], tuple[Proposal, Capabilities, Compiled]] = {}
 
     def decide(self, request: Request) -> Decision:
@@ -147,7 +87,7 @@ class Regulator:
         Raises:
             ConfigError: a task name that is not usable, or an unknown price under a budget.
         """
-        facts, planned = self._facts.recall(request), None
+        facts, planned = self._recall(request), None
         if self._wanted(facts)[0] == "plan":
             plan, planned = self._facts.plan(request, facts.task)
             facts = self._with_plan(facts, plan)
@@ -155,7 +95,7 @@ class Regulator:
 
     async def adecide(self, request: Request) -> Decision:
         """`decide` for asyncio: plain computation where facts are remembered, otherwise store work runs in threads."""
-        facts, planned = await self._facts.arecall(request), None
+        facts, planned = await self._arecall(request), None
         if self._wanted(facts)[0] == "plan":
             plan, planned = await self._facts.aplan(request, facts.task)
             facts = self._with_plan(facts, plan)
@@ -163,17 +103,34 @@ class Regulator:
 
     def settled(self, request: Request) -> Decision | None:
         """The decision, if it takes no planning call; reads the store at most."""
-        facts = self._without_plan(request, self._facts.recall(request))
+        facts = self._without_plan(request, self._recall(request))
         if facts is None:
             return None
         return self._affordable(self._decision(request, facts, None, self._accepts()))
 
     async def asettled(self, request: Request) -> Decision | None:
         """`settled` for asyncio."""
-        facts = self._without_plan(request, await self._facts.arecall(request))
+        facts = self._without_plan(request, await self._arecall(request))
         if facts is None:
             return None
         return await self._aaffordable(self._decision(request, facts, None, await self._aaccepts()))
+
+    def _recall(self, request: Request) -> Facts:
+        """The facts the store holds: those of the tuned configuration where it is what decides."""
+        tuned = self._facts.tuned(request)
+        return tuned if tuned is not None and self._takes(request, tuned) else self._facts.recall(request)
+
+    async def _arecall(self, request: Request) -> Facts:
+        """`_recall` for asyncio."""
+        tuned = await self._facts.atuned(request)
+        return tuned if tuned is not None and self._takes(request, tuned) else await self._facts.arecall(request)
+
+    def _takes(self, request: Request, tuned: Facts) -> bool:
+        """Whether the policy proposes the tuned configuration; calls of tools are no ballots, so with tools only one sample."""
+        if tuned.tuned_config is None or (tuned.task.aggregation.n > 1 and request.body.get("tools")):
+            return False
+        proposal = self._wanted(tuned)[1]
+        return proposal is not None and proposal.config_version == tuned.tuned_config.config_version
 
     def _without_plan(self, request: Request, facts: Facts) -> Facts | None:
         """The facts to decide on, None if a plan comes first."""
@@ -185,7 +142,7 @@ class Regulator:
 
     def foresee(self, request: Request) -> Decision:
         """Decide without network: where a planning call would come first, the decision shows what its failure leads to."""
-        facts = self._facts.recall(request)
+        facts = self._recall(request)
         may_plan = self._wanted(facts)[0] == "plan" and self._facts.may_plan(request)
         rests = may_plan and self._facts.rests(facts.task)
         facts = self._with_plan(facts, facts.plan)
@@ -247,35 +204,34 @@ class Regulator:
             request=request,
             task=facts.task,
             proposal=proposal,
-            compiled=self._unpaid(request, proposal, capabilities),
+            compiled=self._unpaid(request, facts.task, proposal, capabilities),
             capabilities=capabilities,
             planned=planned,
         )
 
     def _anew(self, decision: Decision, capabilities: Capabilities) -> Decision:
         """The decision for a model that accepts something else."""
-        compiled = self._unpaid(decision.request, decision.proposal, capabilities)
+        compiled = self._unpaid(decision.request, decision.task, decision.proposal, capabilities)
         return self._affordable(replace(decision, capabilities=capabilities, compiled=compiled))
 
     def _wanted(self, facts: Facts) -> tuple[FactName | None, Proposal | None]:
         """The fact that is missing, and the proposal unless that is the plan; policies are pure, so they are asked once."""
-        key = facts.task.text, "plan" in facts.known
-        known = self._wishes.get(key)
-        if known is not None and known[0] is facts:
+        known = self._wishes.get(id(facts))
+        if known is not None and known[0] is facts:  # an id may be that of an object long gone
             return known[1:]
         missing = self._policy.missing(facts)
         proposal = None if missing == "plan" else self._policy.propose(facts) or _of_nobody(facts)
-        _keep(self._wishes, key, (facts, missing, proposal))
+        _keep(self._wishes, id(facts), (facts, missing, proposal))
         return missing, proposal
 
     def _with_plan(self, facts: Facts, plan: PlanFact | None) -> Facts:
         """The facts with a plan, or with the knowledge that there is none: then the same as for the request before."""
         if plan is not None:
             return facts.learn("plan", plan)
-        known = self._planless.get(facts.task.text)
+        known = self._planless.get(id(facts))
         if known is None or known[0] is not facts:
             known = facts, facts.learn("plan", None)
-            _keep(self._planless, facts.task.text, known)
+            _keep(self._planless, id(facts), known)
         return known[1]
 
     def _accepts(self) -> Capabilities:
@@ -292,18 +248,18 @@ class Regulator:
             self._accepted = known = learned, self._capabilities(learned)
         return known[1]
 
-    def _unpaid(self, request: Request, proposal: Proposal, capabilities: Capabilities) -> Compiled:
-        key = id(proposal), id(capabilities), request.caller, request.aggregation.n, bool(self._books.limits)
+    def _unpaid(self, request: Request, task: TaskKey, proposal: Proposal, capabilities: Capabilities) -> Compiled:
+        key = id(proposal), id(capabilities), request.caller, task.aggregation.n, bool(self._books.limits)
         known = self._compilations.get(key)
         # An id may be that of an object long gone.
         if known is not None and known[0] is proposal and known[1] is capabilities:
             return known[2]
-        compiled = self._compiled(request, proposal, capabilities, Allowance())
+        compiled = self._compiled(request, task, proposal, capabilities, Allowance())
         _keep(self._compilations, key, (proposal, capabilities, compiled))
         return compiled
 
     def _compiled(
-        self, request: Request, proposal: Proposal, capabilities: Capabilities, allowance: Allowance
+        self, request: Request, task: TaskKey, proposal: Proposal, capabilities: Capabilities, allowance: Allowance
     ) -> Compiled:
         defaults = self._defaults
         if self._books.limits and defaults.max_tokens is None:
@@ -313,7 +269,7 @@ class Regulator:
             proposal=proposal,
             defaults=defaults,
             capabilities=capabilities,
-            bounds=replace(self._bounds, n=max(self._bounds.n, request.aggregation.n)),
+            bounds=replace(self._bounds, n=max(self._bounds.n, task.aggregation.n)),
             allowance=allowance,
         )
 
@@ -334,7 +290,7 @@ class Regulator:
         # The fields sent count as prompt in a quote, so what is affordable is measured with them in place.
         prompt = decision.call.prompt_tokens
         allowance = Allowance(completion_tokens=self._books.affordable_tokens(model=self.model, prompt_tokens=prompt))
-        compiled = self._compiled(decision.request, decision.proposal, decision.capabilities, allowance)
+        compiled = self._compiled(decision.request, decision.task, decision.proposal, decision.capabilities, allowance)
         return decision if compiled == decision.compiled else replace(decision, compiled=compiled)
 
 

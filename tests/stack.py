@@ -204,5 +204,10 @@ def text_of(piece: Any) -> str:
 
 
 def vote(n: int) -> Aggregation:
-    """Several samples for one answer."""
+    """At most n samples for one answer."""
     return Aggregation.parse(f"vote of {n}")
+
+
+def several(n: int) -> Aggregation:
+    """Exactly n samples for one answer."""
+    return Aggregation.parse(f"any of {n}")

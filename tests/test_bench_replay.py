@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,82 +17,26 @@ import pytest
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: the replay of recorded answers needs it")
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import parquet
 
-from bench import replay_data, tune_replay
-from bench.paired import paired_difference
+from bench import replay_data
 from bench.replay_client import Endpoint, serving
 from bench.replay_data import Recorded
 from bench.replay_endpoint import Refused, Replay
 from bench.replay_scores import ballot, value
-from bench.replay_task import Budgets, Configuration, Found, Problem, offer, problems_of
+from bench.replay_task import Configuration, offer, problems_of
 from bench.replay_truth import Pick, Truth
-from bench.tune_peers import random_search, tpe
 from selfreg_sdk.prompt_bound import prompt_token_bound
-
-EXAM = "tiny"
-ARMS = (("cheap", "plain"), ("cheap", "steps"), ("dear", "steps"))
-TEMPERATURES = (0.0, 0.5, 1.0)
-PROBLEMS = (3, 5, 8, 13)
-SAMPLES = 5
-PRICES = {"cheap": [0.0015, 0.002], "dear": [0.03, 0.06]}
-LATE, MISSING = ("cheap", "steps", 0.5, 5, 1), ("dear", "steps", 1.0, 8, 4)
-"""A sample whose answer comes late in a long text; a slot without sample."""
-
-
-def _rows() -> list[dict[str, Any]]:
-    dice, rows = random.Random(1), []
-    for (model, prompt), temperature, problem, sample in itertools.product(
-        ARMS, TEMPERATURES, PROBLEMS, range(SAMPLES)
-    ):
-        key = (model, prompt, temperature, problem, sample)
-        if key == MISSING:
-            continue
-        said = "AB"[dice.random() > 0.6] if dice.random() < 0.9 else ""
-        lead = "because " * dice.randrange(2, 9)
-        text = f'{lead}Action: Answer("{said}")' if said else lead
-        if key == LATE:
-            said, text = "A", "because " * 50 + 'Action: Answer("A")'
-        rows.append(
-            {
-                "model": model,
-                "prompt": prompt,
-                "exam": EXAM,
-                "temperature": temperature,
-                "problem_id": problem,
-                "sample_idx": sample,
-                "answer": said,
-                "correct": int(said == "A"),
-                "n_chars": len(text),
-                "answer_end_char": text.index(said + '")') + 3 if said else -1,
-                "completion_tokens_est": len(text) / 4,
-                "prompt_tokens": {"cheap": 20, "dear": 90}[model] + problem + 10 * (prompt == "steps"),
-                "n_returned": SAMPLES,
-                "text": text,
-            }
-        )
-    return rows
+from tests.tiny_exam import SAMPLES, rows, write
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home: Path = tmp_path_factory.mktemp("data")
-    folder = home / replay_data.FOLDER
-    folder.mkdir(parents=True)
-    rows = _rows()
-    for name, left_out in (("samples", {"text"}), ("text", {"answer", "correct", "n_chars"})):
-        parquet.write_table(
-            pa.Table.from_pylist([{k: v for k, v in row.items() if k not in left_out} for row in rows]),
-            folder / f"{name}.parquet",
-        )
-    (folder / "pricing.json").write_text(json.dumps({"unit": "USD per 1000 tokens", "price": PRICES}))
-    return home
+    return write(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def recorded(data: Path) -> Recorded:
-    return replay_data.load(data, exam=EXAM, texts=True)
+    return replay_data.load(data, texts=True)
 
 
 @pytest.fixture
@@ -105,7 +47,7 @@ def replay(recorded: Recorded) -> Replay:
 @pytest.fixture(scope="module")
 def endpoint(data: Path, recorded: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     truth = tmp_path_factory.mktemp("truth") / "truth.jsonl"
-    with serving(data, offer(recorded), exam=EXAM, truth=truth) as running:
+    with serving(data, offer(recorded), truth=truth) as running:
         running.truth = truth  # type: ignore[attr-defined]
         yield running
 
@@ -125,7 +67,7 @@ def _texts(reply: dict[str, Any]) -> list[str]:
 def _recorded_texts(model: str, prompt: str, temperature: float, problem: int) -> list[str]:
     wanted = (model, prompt, temperature, problem)
     return sorted(
-        row["text"] for row in _rows() if (row["model"], row["prompt"], row["temperature"], row["problem_id"]) == wanted
+        row["text"] for row in rows() if (row["model"], row["prompt"], row["temperature"], row["problem_id"]) == wanted
     )
 
 
@@ -278,73 +220,6 @@ def test_the_vote_and_expected_success_of_texts() -> None:
     assert value("expected_success", texts, "B") == pytest.approx(1 - 0.6**5)
 
 
-class Cheapest:
-    """Stands where ours will: spends twice what it may, returns the cheapest arm."""
-
-    name = "cheapest"
-
-    def tune(self, problems: list[Problem], budgets: Budgets, metric: str, seed: int, endpoint: Endpoint) -> Found:
-        choice = Configuration(model="cheap", prompt="plain", temperature=0.4, n=1, max_tokens=1000)
-        spent = Decimal(0)
-        while spent < 2 * budgets.total:
-            reply = endpoint.complete(choice, problems[0], 5)
-            spent += reply.prompt + reply.completion
-        return Found(configuration=choice, spent=spent, tried=1, scored=1)
-
-
-def test_a_tuner_is_judged_by_the_truth_and_the_bill(endpoint: Endpoint, recorded: Recorded) -> None:
-    truth, budgets = Truth(recorded), Budgets(per_request=Decimal("0.001"), total=Decimal("0.002"))
-    made = tune_replay.judged(Cheapest(), 4, "vote", budgets, truth, endpoint)
-    cell = recorded.cells.index(("cheap", "plain", 0.5))
-    held_out = replay_data.split(recorded, 4).held_out
-    assert made.score == truth.value("vote", 1000)[cell, held_out, 0].mean()
-    assert made.feasible
-    assert made.over == pytest.approx(made.billed - 0.002)
-    assert made.over > 0.0015
-    over = [row for row in tune_replay.conduct([made, replace(made, tuner="peer", over=0.0)], "cheapest", "peer")]
-    assert [(row.metric, row.ours > 0, row.peer > 0) for row in over] == [
-        ("choices that break the budget per request", False, False),
-        ("spent above the total", True, False),
-        ("configurations scored per USD", True, True),
-    ]
-    json.loads(over[1].to_json(), parse_constant=pytest.fail)
-
-
-@pytest.mark.parametrize("make", [random_search, tpe])
-def test_searches_without_pruning_stop_with_the_money(endpoint: Endpoint, recorded: Recorded, make: Any) -> None:
-    peer = make()
-    if peer is None:
-        pytest.skip("optuna is not installed")
-    budgets = Budgets(per_request=Decimal("0.002"), total=Decimal("0.02"))
-    problems = problems_of(recorded, replay_data.split(recorded, 5).tuning.tolist())
-    found = []
-    for _ in range(2):
-        endpoint.reset(5)
-        found.append(peer.tune(problems, budgets, "vote", 5, endpoint))
-        assert found[-1].spent == endpoint.bill() < Decimal("0.06")
-    assert found[0] == found[1]
-    assert found[0].scored > 1
-
-
-def test_rows_pair_runs_by_seed() -> None:
-    def runs(tuner: str, scores: tuple[float, ...]) -> list[tune_replay.Run]:
-        return [
-            tune_replay.Run(
-                tuner=tuner, seed=seed, metric="vote", per_request=0.001, total=1, score=score, feasible=True
-            )
-            for seed, score in enumerate(scores)
-        ]
-
-    (row,) = tune_replay.compare(runs("ours", (0.5, 0.9, 0.6)) + runs("peer", (0.4, 0.8, 0.5)), "ours", "peer")
-    assert (row.ours, row.peer, row.n) == (pytest.approx(2 / 3), pytest.approx(17 / 30), 3)
-    assert (row.low, row.high) == (pytest.approx(0.1), pytest.approx(0.1))
-    assert paired_difference([1, 0, 1, 0], [0, 1, 0, 1])[1] < 0 < paired_difference([1, 0, 1, 0], [0, 1, 0, 1])[2]
-
-
-def test_without_the_data_the_bench_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune_replay.run(True) == tune_replay.run(True, tmp_path) == []
-    said = capsys.readouterr().err
-    assert "--data" in said
-    assert "samples.parquet and pricing.json" in said
+def test_without_the_data_nothing_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"samples\.parquet"):
         replay_data.load(tmp_path)

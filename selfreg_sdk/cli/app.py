@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selfreg_sdk import __version__
-from selfreg_sdk.cli import ask, budget, configs, demo, explain, serve
+from selfreg_sdk.cli import ask, budget, configs, demo, evaluate, explain, frontier, serve, studies, tune
 from selfreg_sdk.errors import BudgetExceeded, ConfigError, ProviderError, SelfregError
 
 app = typer.Typer(
@@ -17,17 +17,22 @@ app = typer.Typer(
         "LLM calls that regulate themselves: decoding settings are planned, tuned under a hard budget, or learned, and you "
         "write none of them.\n\nStart with `selfreg demo`: it needs no key, no GPU and no download. Then put the same in "
         "front of your own model:\n\n    from selfreg_sdk import ChatSelfReg\n\n"
-        '    llm = ChatSelfReg(model="gpt-4.1-mini", budget="2.00 USD")'
+        '    llm = ChatSelfReg(model="gpt-4.1-mini", budget="2.00 USD")\n\n'
+        "To tune a task under a budget: `selfreg demo tune`, then `selfreg tune --example > task.yaml`."
     ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.demo)
+app.add_typer(demo.app, name="demo")
 app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 app.command("ask")(ask.ask)
 app.command("explain")(explain.explain)
+app.command("tune")(tune.tune)
+app.command("eval")(evaluate.evaluate)
+app.command("frontier")(frontier.frontier)
+app.command("studies")(studies.studies)
 app.add_typer(configs.app, name="configs")
 app.add_typer(budget.app, name="budget")
 

@@ -26,7 +26,7 @@ def ask(
     base_url: BaseUrl = None,
     server: Server = None,
     task: Task = None,
-    aggregation: How = "first",
+    aggregation: How = None,
     budget: Cap = None,
     prices: PriceFile = None,
     param: Params = None,
@@ -49,4 +49,5 @@ def ask(
         return
     typer.echo(str(answer.text))
     cost = "unknown cost" if record["cost_usd"] is None else f"{record['cost_usd']} USD"
-    err.print(f"{record['source']}: {settings_text(record['sent'])} · {cost}", style="dim", markup=False)
+    votes = f" · {record['aggregation']}: {record['samples']} drawn" if "votes" in record else ""
+    err.print(f"{record['source']}: {settings_text(record['sent'])} · {cost}{votes}", style="dim", markup=False)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from selfreg_sdk.cli.figures import score_text
 from selfreg_sdk.cli.output import JsonOption, StoreOption, out, print_json, settings_text, table
 from selfreg_sdk.errors import ConfigError
 
@@ -37,11 +38,11 @@ def list_(
             [
                 f"{record.id}{'*' if live.get(record.task_key) == record.id else ''}",
                 record.task_key.split("|")[0],
-                record.model,
+                f"{record.model} (of all models)" if record.task_key.split("|")[1:2] == ["*"] else record.model,
                 record.aggregation,
                 record.provenance.get("kind"),
                 settings_text(dict(record.params)),
-                record.score,
+                None if record.score is None else score_text(record.score, record.score_low, record.score_high),
                 f"{record.created_at:%Y-%m-%d %H:%M}",
             ]
             for record in records

@@ -14,9 +14,13 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from selfreg_sdk.cli.demo_tune import demo_tune
 from selfreg_sdk.cli.families import Judge, Prompt, held_out_prompts, judge
 from selfreg_sdk.cli.local_server import LocalServer, local_server
 from selfreg_sdk.cli.output import JsonOption, err, out, print_json, settings_text, table
+
+app = typer.Typer(invoke_without_command=True)
+app.command("tune")(demo_tune)
 
 ACCEPTED_FROM = 0.5
 """A prompt counts as accepted from this score on. Five families score 0 or 1; the creative one scores a set in between."""
@@ -36,7 +40,9 @@ class FamilyRun:
     example: tuple[str, str] = ("", "")
 
 
+@app.callback()
 def demo(
+    context: typer.Context,
     prompts: Annotated[int, typer.Option(min=1, max=200, help="Held-out prompts per task family.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
     store: Annotated[
@@ -49,6 +55,8 @@ def demo(
     Six task families, each with held-out prompts and a checker in code. The first pass makes one planning call per
     family, the second none. The ledger is compared with what the server itself has counted.
     """
+    if context.invoked_subcommand is not None:
+        return
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(_scratch()))
         questions = held_out_prompts(prompts, seed=seed)

@@ -24,7 +24,7 @@ def explain(
     base_url: BaseUrl = None,
     server: Server = None,
     task: Task = None,
-    aggregation: How = "first",
+    aggregation: How = None,
     budget: Cap = None,
     prices: PriceFile = None,
     param: Params = None,
@@ -52,6 +52,8 @@ def explain(
         out.print("plan     planning this task failed a short while ago and rests; until then:")
     elif decision["plan"]:
         out.print(f"plan     {settings_text(decision['plan'])}", markup=False)
+    if decision["aggregation"] != "first":
+        out.print(f"samples  {decision['aggregation']}, in at most {found.most_requests} requests", markup=False)
     out.print(f"planned  {settings_text(decision['planned'])}", markup=False)
     out.print(f"sent     {settings_text(decision['sent'])}", markup=False)
     worst = "unknown" if found.worst_case_usd is None else f"{found.worst_case_usd} USD"

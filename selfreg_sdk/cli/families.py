@@ -27,9 +27,11 @@ class Prompt:
     aggregation: str
 
 
-def held_out_prompts(count: int, *, seed: int) -> list[Prompt]:
-    """``count`` prompts of each family, none of which the model was trained on."""
-    command = backend_command("tasks", "--split", "test", "--count", str(count), "--seed", str(seed), module=_MODULE)
+def held_out_prompts(count: int, *, seed: int, family: str | None = None) -> list[Prompt]:
+    """``count`` prompts of each family, or of one, none of which the model was trained on."""
+    one = [] if family is None else ["--family", family]
+    draw = ["--split", "test", "--count", str(count), "--seed", str(seed), *one]
+    command = backend_command("tasks", *draw, module=_MODULE)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"the prompts could not be drawn: {done.stderr.strip()[-500:]}")

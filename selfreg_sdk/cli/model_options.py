@@ -19,7 +19,9 @@ BaseUrl = Annotated[
 ]
 Server = Annotated[str | None, typer.Option(help="What serves base_url: vllm, ollama, selfreg.")]
 Task = Annotated[str | None, typer.Option(help="Name of the task: its stored configuration applies.")]
-How = Annotated[str, typer.Option("--aggregation", help="first | 'vote of N' | 'any of N'")]
+How = Annotated[
+    str | None, typer.Option("--aggregation", help="first | 'vote of N' | 'any of N'. Default: as the task was tuned.")
+]
 Cap = Annotated[str | None, typer.Option("--budget", help="Hard cap, e.g. '2.00 USD' or '0.50 USD/day'.")]
 PriceFile = Annotated[Path | None, typer.Option("--prices", help="YAML file with prices of your own.")]
 Params = Annotated[

@@ -17,11 +17,12 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from selfreg_sdk.aggregate import Scorer, VoteKey
 from selfreg_sdk.answering import Outcome
 from selfreg_sdk.channel import Channel
+from selfreg_sdk.decision import Decision
+from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.facts import Request
 from selfreg_sdk.langchain.results import Chunks, result, whole
 from selfreg_sdk.langchain.setup import Setup
 from selfreg_sdk.langchain.tracing import Parent, PlanRun
-from selfreg_sdk.regulator import Decision
 
 CALL = "selfreg_call"
 
@@ -35,7 +36,7 @@ class Call:
         messages: as LangChain handed them over.
         request: what was read from them and the arguments.
         passed: arguments that pass through to an inner model.
-        scorer, vote_key: how several samples become one answer.
+        scorer, vote_key: how several samples become one answer; the latter None where the caller says nothing.
         blocks: LangChain turns what is streamed into content blocks.
         decision: what is sent; None until it is known.
         answered: a model was asked, so the answer is from no cache of LangChain's.
@@ -46,7 +47,7 @@ class Call:
     request: Request
     passed: Mapping[str, Any]
     scorer: Scorer | None
-    vote_key: VoteKey
+    vote_key: VoteKey | None
     blocks: bool = False
     decision: Decision | None = None
     answered: bool = False
@@ -86,34 +87,62 @@ class Call:
         """What is sent; plans if need be."""
         if self.decision is None:
             self.decision = self.setup.answering.regulator.decide(self.request)
-        return self.decision
+        return self._usable(self.decision)
 
     async def adecide(self) -> Decision:
         """`decide` for asyncio."""
         if self.decision is None:
             self.decision = await self.setup.answering.regulator.adecide(self.request)
-        return self.decision
+        return self._usable(self.decision)
+
+    def ballots(self, decision: Decision) -> tuple[VoteKey | None, tuple[str, ...]]:
+        """From text to ballot, with flags: the caller's word, else that of the tuned configuration; None is the text.
+
+        Raises:
+            ConfigError: a function of the user's that the tuned configuration names cannot be used.
+        """
+        spec = decision.proposal.notes.get("ballot")
+        if self.vote_key is not None or spec is None or decision.aggregation.kind != "vote":
+            return self.vote_key, ()
+        from selfreg_sdk.tuner.study.ballots import vote_key_of
+
+        return vote_key_of(spec)
+
+    def _usable(self, decision: Decision) -> Decision:
+        if decision.aggregation.kind == "best" and self.scorer is None:
+            how, version = str(decision.aggregation), decision.proposal.config_version
+            raise ConfigError(
+                f"task {decision.task.task!r} was tuned to take the {how!r} (config version {version}), which needs a scorer: "
+                "pass scorer=<function from text to number>, or aggregation='first'"
+            )
+        return decision
 
     # -- answering ----------------------------------------------------------------------------------------------------
 
     def complete(self) -> ChatResult:
         """The whole answer."""
         self.answered = True
-        return self._result(self.setup.answering.complete(self.request, self.channel, decision=self.decide()))
+        decision = self.decide()
+        key, flags = self.ballots(decision)
+        outcome = self.setup.answering.complete(self.request, self.channel, decision=decision, vote_key=key)
+        return self._result(outcome, flags)
 
     async def acomplete(self) -> ChatResult:
         """`complete` for asyncio."""
         self.answered = True
         decision = await self.adecide()
-        return self._result(await self.setup.answering.acomplete(self.request, self.channel, decision=decision))
+        key, flags = self.ballots(decision)
+        outcome = await self.setup.answering.acomplete(self.request, self.channel, decision=decision, vote_key=key)
+        return self._result(outcome, flags)
 
     def stream(self) -> Iterator[ChatGenerationChunk]:
         """The answer in chunks; in one, where several samples become one answer."""
         self.answered = True
-        if self.request.aggregation.n > 1:
+        decision = self.decide()
+        if decision.aggregation.n > 1:
             yield whole(self.complete())
             return
-        outcome: Outcome[Any] = Outcome(decision=self.decide())
+        outcome: Outcome[Any] = Outcome(decision=decision)
         chunks = Chunks(blocks=self.blocks)
         for piece in self.setup.answering.stream(self.request, self.channel, outcome):
             if (chunk := chunks.of(piece)) is not None:
@@ -127,10 +156,11 @@ class Call:
 
     async def _chunks(self) -> AsyncGenerator[ChatGenerationChunk, None]:
         self.answered = True
-        if self.request.aggregation.n > 1:
+        decision = await self.adecide()
+        if decision.aggregation.n > 1:
             yield whole(await self.acomplete())
             return
-        outcome: Outcome[Any] = Outcome(decision=await self.adecide())
+        outcome: Outcome[Any] = Outcome(decision=decision)
         chunks = Chunks(blocks=self.blocks)
         async with aclosing(self.setup.answering.astream(self.request, self.channel, outcome)) as pieces:
             async for piece in pieces:
@@ -143,5 +173,6 @@ class Call:
         if self._open is not None:
             await self._open.aclose()
 
-    def _result(self, outcome: Outcome[Any]) -> ChatResult:
-        return result(outcome, scorer=self.scorer, vote_key=self.vote_key)
+    def _result(self, outcome: Outcome[Any], flags: tuple[str, ...]) -> ChatResult:
+        outcome.flag(*flags)
+        return result(outcome, scorer=self.scorer)

@@ -11,7 +11,9 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.outputs import ChatResult
 
 from policies import DecodingParams
+from selfreg_sdk.aggregate import plain
 from selfreg_sdk.answering import describe
+from selfreg_sdk.decision import Decision
 from selfreg_sdk.langchain.call import Call
 from selfreg_sdk.langchain.inner import InnerChannel
 from selfreg_sdk.langchain.results import with_record
@@ -73,7 +75,7 @@ def cache_identity(call: Call, *, output_version: str | None) -> str:
     the parameters in place. How samples become one answer is part of it.
     """
     decision = call.decide()
-    how, channel = decision.request.aggregation, call.channel
+    how, channel = decision.aggregation, call.channel
     sent: Any
     if isinstance(channel, InnerChannel):
         sent = channel.identity(decision.payload)
@@ -84,7 +86,7 @@ def cache_identity(call: Call, *, output_version: str | None) -> str:
         "sent": sent,
         "aggregation": str(how),
         "chooses": _name(call.scorer) if how.kind in ("any", "best") else None,
-        "ballots": _name(call.vote_key) if how.kind == "vote" else None,
+        "ballots": _ballots(call, decision) if how.kind == "vote" else None,
         "output_version": output_version,
     }
     return json.dumps(parts, sort_keys=True, default=repr)
@@ -101,7 +103,18 @@ def from_cache(answer: ChatResult, call: Call) -> ChatResult:
         "request_id": decision.request.id,
         "flags": ["langchain_cache"],
     }
+    before = answer.generations[0].message.response_metadata.get("selfreg") or {}
+    record |= {name: before[name] for name in _OF_SAMPLES if name in before}
     return with_record(answer, record)
+
+
+_OF_SAMPLES = ("samples", "samples_of", "waves", "votes", "abstained", "decided_early")
+"""Parts of a record that tell how the answer came about, whenever that was."""
+
+
+def _ballots(call: Call, decision: Decision) -> Any:
+    tuned = decision.proposal.notes.get("ballot")
+    return tuned if call.vote_key is None and tuned is not None else _name(call.vote_key or plain)
 
 
 def _name(function: Callable[..., Any] | None) -> str | None:

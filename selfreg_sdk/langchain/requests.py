@@ -40,6 +40,7 @@ def read_request(
     explicit: DecodingParams,
     task: str | None,
     aggregation: Aggregation,
+    fixed: bool,
 ) -> tuple[Request, dict[str, Any]]:
     """The request behind a call, and the arguments that pass through to an inner model unchanged.
 
@@ -51,13 +52,15 @@ def read_request(
         messages, stop, kwargs: of the call.
         model: id of the answering model.
         explicit, task, aggregation: what holds where the call says nothing.
+        fixed: the aggregation is the caller's word, which holds against what was tuned.
 
     Raises:
         ConfigError: an argument that cannot work.
     """
     rest = {name: value for name, value in kwargs.items() if name not in _LANGCHAIN_ONLY}
     task = rest.pop(TASK, None) or task
-    how = read_aggregation(rest.pop(AGGREGATION, None) or aggregation)
+    said = rest.pop(AGGREGATION, None)
+    how = read_aggregation(said or aggregation)
     plannable = rest.pop(PLAN, None)
     if plannable not in (None, True, False):
         raise ConfigError(f"{PLAN}={plannable!r}: write True to plan also with tools and formats, False to never plan")
@@ -75,11 +78,13 @@ def read_request(
         name: json_schema_format(value) if isinstance(value, type) else value
         for name, value in {**rest, **extra}.items()
     }
+    caller = merge(read_params(given), explicit) if given else explicit
     request = Request(
         body=Payload({"model": model, "messages": to_wire(messages), **body}),
-        caller=merge(read_params(given), explicit) if given else explicit,
+        caller=caller,
         task=task,
         aggregation=how,
+        open=not (fixed or said) and caller.n is None,
         plannable=not any(body.get(name) for name in _UNPLANNED) if plannable is None else plannable,
         config_version=version,
     )

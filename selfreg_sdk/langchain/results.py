@@ -8,14 +8,14 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from selfreg_sdk.aggregate import Scorer, VoteKey, ranking
+from selfreg_sdk.aggregate import Scorer, ranking, voted
 from selfreg_sdk.answering import Outcome
 from selfreg_sdk.langchain.inner import InnerAnswer, InnerPiece
 from selfreg_sdk.langchain.messages import generations, piece_of
 from selfreg_sdk.wire.replies import Chunk, Reply
 
 
-def result(outcome: Outcome[Any], *, scorer: Scorer | None, vote_key: VoteKey) -> ChatResult:
+def result(outcome: Outcome[Any], *, scorer: Scorer | None) -> ChatResult:
     """All samples as generations, the chosen answer first; it carries the usage of all of them and the record."""
     samples: list[ChatGeneration] = []
     total: UsageMetadata | None = None
@@ -26,12 +26,11 @@ def result(outcome: Outcome[Any], *, scorer: Scorer | None, vote_key: VoteKey) -
         if (count := next(filter(None, counts), None)) is not None:
             total = add_usage(total, count)
         samples += made
-    order = ranking(
-        [str(item.message.text) or None for item in samples],
-        outcome.decision.request.aggregation,
-        scorer=scorer,
-        vote_key=vote_key,
-    )
+    if outcome.tally is not None:
+        order = voted(outcome.ballots)
+    else:
+        texts = [str(item.message.text) or None for item in samples]
+        order = ranking(texts, outcome.decision.aggregation, scorer=scorer)
     ranked = [samples[index] for index in order]
     chosen = ranked[0].message
     if isinstance(chosen, AIMessage):

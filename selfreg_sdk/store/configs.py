@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -76,6 +76,13 @@ class Configs:
         Raises:
             ConfigError: no ``kind`` in the provenance, or the parent does not exist.
         """
+        return self.add_once(record, same=None)
+
+    def add_once(self, record: ConfigRecord, *, same: Callable[[ConfigRecord], bool] | None) -> int:
+        """`add_version`, unless one of the versions under its key is the ``same``: then the id of that one.
+
+        However many processes come at once, one of them adds it.
+        """
         if not record.provenance.get("kind"):
             raise ConfigError(f"provenance {dict(record.provenance)!r} has no 'kind'; name one, like 'planned'")
         row = {
@@ -94,6 +101,13 @@ class Configs:
         }
         try:
             with self._store.write() as connection:
+                if same is not None:
+                    if connection.dialect.name == "postgresql":  # SQLite has locked all there is
+                        connection.execute(sa.text("LOCK TABLE config_version IN SHARE ROW EXCLUSIVE MODE"))
+                    query = sa.select(_versions).where(_versions.c.task_key == record.task_key).order_by(_versions.c.id)
+                    for known in map(_record, connection.execute(query).mappings().all()):
+                        if known.id is not None and same(known):
+                            return known.id
                 added = connection.execute(sa.insert(_versions).values(row).returning(_versions.c.id)).scalar_one()
         except IntegrityError:
             raise ConfigError(f"config version {record.parent_id!r}, named as the parent, does not exist") from None

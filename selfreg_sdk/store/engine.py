@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -101,8 +101,11 @@ class Store:
         return self._location.path
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
         """One transaction that may write: committed at the end of the block, rolled back if it raises.
+
+        Args:
+            durable: wait until the disk has it. Without, it survives the death of this process, but a power cut may take it.
 
         Raises:
             StoreError: the store cannot be used (locked too long, full disk, read-only, damaged).
@@ -112,9 +115,27 @@ class Store:
             # Postgres locks rows, not the database: its writers need no queue.
             process.lock if self._location.sqlite else nullcontext(),
             self._explained(),
-            process.engine.begin() as connection,
+            process.engine.connect() as connection,
+            nullcontext() if durable or self._strict else self._quickly(connection),
+            connection.begin(),
         ):
+            if not (durable or self._strict or self._location.sqlite):
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
+
+    @contextmanager
+    def _quickly(self, connection: sa.Connection) -> Iterator[None]:
+        """Commits of this connection do not wait for the disk; SQLite takes that between transactions alone."""
+        if not self._location.sqlite:
+            yield
+            return
+        cursor = connection.connection.cursor()
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.close()
 
     @contextmanager
     def group(self, *, durable: bool) -> Iterator[Any]:
@@ -227,9 +248,14 @@ class Store:
         ):
             yield connection
 
-    def insert_new(self, table: sa.Table) -> sa.Insert:
-        """An INSERT that leaves an existing row of the same primary key alone; execute it with the row."""
-        return self._insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
+    def insert_new(self, table: sa.Table, *, by: Sequence[str] = ()) -> sa.Insert:
+        """An INSERT that leaves an existing row alone; execute it with the row.
+
+        Args:
+            by: the unique columns that a row is known by; the primary key, if there are none.
+        """
+        known_by = [table.columns[name] for name in by] or list(table.primary_key)
+        return self._insert(table).on_conflict_do_nothing(index_elements=known_by)
 
     def insert_or_update(self, table: sa.Table, row: Mapping[str, Any]) -> sa.Insert:
         """An INSERT that overwrites an existing row of the same primary key."""

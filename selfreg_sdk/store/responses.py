@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,10 @@ from selfreg_sdk.store.tables import metadata
 FORMAT = 1
 
 _responses = metadata.tables["response"]
+_ledger = metadata.tables["ledger"]
 
+_AT_ONCE = 500
+"""Values in one IN."""
 
 RESPONSE_COLUMNS = tuple(_responses.columns.keys())
 
@@ -44,6 +48,19 @@ class StoredResponse:
 
     body: str
     intact: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRepeat(StoredResponse):
+    """One of the replies to a request.
+
+    Attributes:
+        seconds: from its reservation to its settlement; None if nobody wrote that down.
+    """
+
+    key: str
+    sample_index: int
+    seconds: float | None
 
 
 def response_row(response: RecordedResponse, *, ledger_id: int, now: datetime) -> dict[str, Any]:
@@ -74,7 +91,32 @@ class Responses:
             row = connection.execute(query).first()
         if row is None:
             return None
-        return StoredResponse(body=row.body, intact=row.format == FORMAT and row.digest == _digest(row.body))
+        return StoredResponse(body=row.body, intact=_intact(row.format, row.body, row.digest))
+
+    def repeats(self, keys: Iterable[str]) -> list[StoredRepeat]:
+        """All replies under these keys, intact or not, by key and repeat."""
+        columns = [_responses.c[name] for name in ("key", "sample_index", "format", "body", "digest")]
+        times = _ledger.c.created_at, _ledger.c.ended_at
+        query = (
+            sa.select(*columns, *times)
+            .select_from(_responses.outerjoin(_ledger, _ledger.c.id == _responses.c.ledger_id))
+            .order_by(_responses.c.key, _responses.c.sample_index)
+        )
+        wanted, found = sorted(set(keys)), list[StoredRepeat]()
+        with self._store.read() as connection:
+            for at in range(0, len(wanted), _AT_ONCE):
+                rows = connection.execute(query.where(_responses.c.key.in_(wanted[at : at + _AT_ONCE])))
+                found += [
+                    StoredRepeat(
+                        key=row.key,
+                        sample_index=row.sample_index,
+                        body=row.body,
+                        intact=_intact(row.format, row.body, row.digest),
+                        seconds=_seconds(row.created_at, row.ended_at),
+                    )
+                    for row in rows
+                ]
+        return found
 
     def delete(self, key: str, sample_index: int) -> None:
         """Drop one row."""
@@ -89,6 +131,15 @@ class Responses:
 
 def _is(key: str, sample_index: int) -> sa.ColumnElement[bool]:
     return (_responses.c.key == key) & (_responses.c.sample_index == sample_index)
+
+
+def _intact(format_: int, body: str, digest: str) -> bool:
+    return format_ == FORMAT and digest == _digest(body)
+
+
+def _seconds(began: datetime | None, ended: datetime | None) -> float | None:
+    seconds = None if began is None or ended is None else (ended - began).total_seconds()
+    return seconds if seconds is not None and seconds >= 0 else None  # a clock that was set back measured nothing
 
 
 def _digest(body: str) -> str:

@@ -129,6 +129,10 @@ OPEN = text("state = 'reserved'")
 """Of attempts: nobody knows yet how they end. As text, because SQLite takes a partial index only where it sees its very words."""
 
 
+HELD = text("lease_until IS NOT NULL")
+"""Of draws: a worker is at it."""
+
+
 class LedgerRow(Table, table=True):
     """One attempt to call a provider."""
 
@@ -190,8 +194,36 @@ class Study(Table, table=True):
     spec: dict[str, Any] = _json()
     seed: int = Field(sa_type=BigInteger)
     state: str = _text()
+    outcome: dict[str, Any] | None = _json(nullable=True)
     created_at: datetime = _stamp()
     updated_at: datetime = _stamp()
+
+
+class Draw(Table, table=True):
+    """Samples that a study asked for, under the hash of the request and the number of the first; replies are in ``response``."""
+
+    __tablename__: ClassVar[Any] = "draw"
+    __table_args__: ClassVar[Any] = (
+        Index("ix_draw_held", "study_id", "owner", sqlite_where=HELD, postgresql_where=HELD),
+    )
+
+    study_id: int = Field(foreign_key="study.id", sa_type=RowId, primary_key=True)
+    key: str = Field(sa_type=Text, primary_key=True)
+    start: int = Field(primary_key=True)
+    count: int = Field(primary_key=True)
+    state: str = _text()
+    cost_pico: int = _pico()
+    seconds: float | None = None
+    marks: list[Any] | None = _json(nullable=True)
+    mark_cost_pico: int = _pico()
+    mark_error: str | None = _text(nullable=True)
+    reason: str | None = _text(nullable=True)
+    refused_scope: str | None = _text(nullable=True)
+    refused_cap_pico: int | None = _pico(nullable=True)
+    owner: str | None = _text(nullable=True)
+    lease_until: datetime | None = _stamp(nullable=True)
+    created_at: datetime = _stamp()
+    ended_at: datetime | None = _stamp(nullable=True)
 
 
 class Trial(Table, table=True):

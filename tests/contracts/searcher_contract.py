@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.dimensions import contains, point_key
-from selfreg_sdk.tuner.search import (
+from selfreg_sdk.tuner.search.dimensions import contains, point_key
+from selfreg_sdk.tuner.search.search import (
     Alternatives,
     Choice,
     Event,

@@ -10,11 +10,11 @@ from random import Random
 import pytest
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.local_search import LocalSearch
-from selfreg_sdk.tuner.random_search import RandomSearch
-from selfreg_sdk.tuner.search import Choice, Float, Int, Mode, Searcher, Space
-from selfreg_sdk.tuner.searchers import make_searcher
-from selfreg_sdk.tuner.tpe import TpeSearch
+from selfreg_sdk.tuner.search.local_search import LocalSearch
+from selfreg_sdk.tuner.search.random_search import RandomSearch
+from selfreg_sdk.tuner.search.search import Choice, Float, Int, Mode, Searcher, Space
+from selfreg_sdk.tuner.search.searchers import make_searcher
+from selfreg_sdk.tuner.search.tpe import TpeSearch
 from tests.contracts.searcher_contract import SPACE, SearcherContract, work, worth
 
 
@@ -92,14 +92,14 @@ def test_nothing_is_said_or_warned(caplog: pytest.LogCaptureFixture, capfd: pyte
 
 def test_auto_is_tpe_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_searcher("auto", SPACE), TpeSearch)
-    monkeypatch.setattr("selfreg_sdk.tuner.searchers.find_spec", lambda name: None)
+    monkeypatch.setattr("selfreg_sdk.tuner.search.searchers.find_spec", lambda name: None)
     assert isinstance(make_searcher("auto", SPACE), LocalSearch)
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for library, module in (("optuna", "tpe"), ("flaml", "blend_search")):
         monkeypatch.setitem(sys.modules, library, None)
-        monkeypatch.delitem(sys.modules, f"selfreg_sdk.tuner.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"selfreg_sdk.tuner.search.{module}", raising=False)
     with pytest.raises(ConfigError, match=r"selfreg\[tune\]"):
         make_searcher("tpe", SPACE)
     with pytest.raises(ConfigError, match=r"selfreg\[blendsearch\]"):

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from selfreg_sdk.store import Store
+from tests.contracts.draws_contract import DrawsContract
 from tests.contracts.store_contract import StoreContract
 from tests.contracts.writer_contract import WriterContract
 from tests.postgres import cluster, programs
@@ -21,14 +22,14 @@ def database() -> Iterator[str]:
         yield url
 
 
-class TestSqliteFile(StoreContract, WriterContract):
+class TestSqliteFile(StoreContract, WriterContract, DrawsContract):
     @pytest.fixture(params=["normal", "strict"])
     def store(self, tmp_path: Path, request: Any) -> Iterator[Store]:
         with Store.open(tmp_path / "store.db", durability=request.param) as opened:
             yield opened
 
 
-class TestSqliteMemory(StoreContract, WriterContract):
+class TestSqliteMemory(StoreContract, WriterContract, DrawsContract):
     @pytest.fixture
     def store(self) -> Iterator[Store]:
         with Store.open(":memory:") as opened:
@@ -39,7 +40,7 @@ class TestSqliteMemory(StoreContract, WriterContract):
 
 
 @pytest.mark.skipif(programs() is None, reason="PostgreSQL's server programs are not installed")
-class TestPostgres(StoreContract, WriterContract):
+class TestPostgres(StoreContract, WriterContract, DrawsContract):
     @pytest.fixture
     def store(self, database: str) -> Iterator[Store]:
         with Store.open(database) as opened, opened.write() as connection:

@@ -15,7 +15,7 @@ from selfreg_sdk.errors import ContextLengthExceeded, ParameterRejected
 from selfreg_sdk.store.capabilities import LearnedCapabilities
 from tests.fake_provider import FakeProvider, RejectParam, too_long
 from tests.faults.clients import must_fail
-from tests.stack import Stack, request, stack, vote
+from tests.stack import Stack, request, several, stack
 
 Face = Callable[..., Outcome[Any]]
 
@@ -140,7 +140,7 @@ def test_f16_a_provider_that_refuses_everything_ends_the_request(provider: FakeP
 def test_f16_a_model_that_takes_no_n_is_asked_n_times(provider: FakeProvider, face: Face) -> None:
     provider.rules.append(RejectParam(param="n"))
     with stack(provider, cap="1 USD") as on:
-        outcome = face(on, request(aggregation=vote(3)), **policy(n=3))
+        outcome = face(on, request(aggregation=several(3)), **policy(n=3))
 
         assert len(outcome.answers) == 3
         assert outcome.cost == provider.billed.usd

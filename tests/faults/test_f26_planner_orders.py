@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies import CHOICES, Bounds, Interval
+from selfreg_sdk.decision import Decision
 from selfreg_sdk.money import Budget
-from selfreg_sdk.regulator import Decision
 from selfreg_sdk.usage import Usage
 from selfreg_sdk.wire.replies import Reply
 from tests.fake_provider import FakeProvider

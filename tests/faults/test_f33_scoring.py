@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from selfreg_sdk.tuner.code_rule import Code
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.metrics import metric
-from selfreg_sdk.tuner.sandbox import Limits, Sandbox
-from selfreg_sdk.tuner.scoring import Fault, Mark, Scoring, ScoringError
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.scoring.code_rule import Code
+from selfreg_sdk.tuner.scoring.metrics import metric
+from selfreg_sdk.tuner.scoring.sandbox import Limits, Sandbox
+from selfreg_sdk.tuner.scoring.scoring import Fault, Mark, Scoring, ScoringError
 
 EXAMPLES = [Example(id=f"e{index}", fields={"answer": "yes", "tests": "assert value == 'yes'"}) for index in range(3)]
 FAULTY, HANG = "the faulty answer", 15.0
@@ -117,7 +117,7 @@ async def test_f33_async_timeouts_are_cancelled() -> None:
 
 
 async def test_f33_an_async_scorer_that_will_not_be_cancelled_is_said_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfreg_sdk.tuner.scoring._GRACE", 0.1)
+    monkeypatch.setattr("selfreg_sdk.tuner.scoring.scoring._GRACE", 0.1)
     release = asyncio.Event()
 
     async def stubborn(answer: str, example: Example) -> float:
@@ -167,8 +167,8 @@ async def test_f33_sync_timeouts_are_reported_as_what_they_are() -> None:
 def test_f33_a_scorer_that_hangs_does_not_keep_the_process_from_ending() -> None:
     program = """
 import asyncio, threading
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.scoring import Scoring, ScoringError
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.scoring.scoring import Scoring, ScoringError
 async def main():
     try:
         await Scoring(lambda *_: threading.Event().wait(), timeout=0.1).score("a", Example(id="e", fields={}))

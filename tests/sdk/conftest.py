@@ -10,6 +10,8 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from tests.fake_provider import FakeProvider
+from tests.sdk.tune_commands import selfreg as selfreg
+from tests.sdk.tune_commands import sorter as sorter
 
 
 @pytest.fixture

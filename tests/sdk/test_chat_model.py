@@ -87,6 +87,7 @@ def test_the_record_tells_planned_sent_and_ignored(provider: FakeProvider) -> No
     assert Decimal(0) < plan_cost < cost == provider.billed.usd
     assert said == {
         "task": f"verse|{MODEL}|first",
+        "aggregation": "first",
         "source": "plan",
         "plan": PLAN.as_dict(),
         "planned": PLANNED | {"n": 1, "reasoning_effort": "low", "verbosity": "low"},

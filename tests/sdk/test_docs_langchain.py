@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from selfreg_sdk.runtime import runtime
 from tests.competent_server import CompetentServer
+from tests.sdk.tuned_versions import tuned
 
+SORTING = [["user", "One word: what is this about? {letter}"]]
 PAGE = Path(__file__).parents[2] / "docs" / "langchain.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
@@ -24,6 +27,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Competen
         monkeypatch.setenv("SELFREG_PRICES", str(prices))
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
         monkeypatch.setenv("OPENAI_BASE_URL", running.base_url)
+        monkeypatch.setenv("SELFREG_STORE", str(tmp_path / "page.db"))
+        tuned(runtime(), "vote of 3", task="sorting", model="gpt-4.1-mini", best=True, provenance={"messages": SORTING})
         yield running
 
 
@@ -32,6 +37,7 @@ async def test_the_blocks_of_the_page_run_in_order(server: CompetentServer, caps
     for number, block in enumerate(BLOCKS, start=1):
         exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)
     await names["count"]()
+    assert sum(names["sorted_one"].response_metadata["selfreg"]["votes"].values()) in (2, 3)
     assert names["asked"].tool_calls[0]["name"] == "get_weather"
     assert names["counted"].usage_metadata["output_tokens"] > 0
     assert "You said: " in capsys.readouterr().out

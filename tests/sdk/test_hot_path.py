@@ -22,7 +22,7 @@ from selfreg_sdk.store import Store, remembered
 from selfreg_sdk.store.configs import ConfigRecord
 from tests.fake_faults import rejects, server_error
 from tests.fake_provider import FakeProvider
-from tests.stack import CREATIVE, MODEL, PLANNER, plans, request, stack, vote
+from tests.stack import CREATIVE, MODEL, PLANNER, plans, request, several, stack
 
 WARM = 20
 
@@ -192,7 +192,7 @@ def test_messages_are_written_once_for_budget_retries_concessions_and_samples(
 ) -> None:
     provider.script(server_error(), rejects("n"))
     with stack(provider, cap="10 USD") as on:
-        answering, asked = on.answering(), request(aggregation=vote(3))
+        answering, asked = on.answering(), request(aggregation=several(3))
         if asynchronous:
             outcome = on.run(answering.acomplete(asked, on.client))
         else:

@@ -290,7 +290,7 @@ def test_one_sample_has_no_floor(provider: FakeProvider) -> None:
 
 
 def test_below_the_floor_by_the_callers_wish_samples_are_drawn_one_by_one(provider: FakeProvider) -> None:
-    outcome = ask(provider, "kimi-k2-instruct", {}, caller={"temperature": 0.1}, samples="vote of 3")
+    outcome = ask(provider, "kimi-k2-instruct", {}, caller={"temperature": 0.1}, samples="any of 3")
     assert [payload["temperature"] for payload in provider.payloads] == [0.1, 0.1, 0.1]
     assert all("n" not in payload for payload in provider.payloads)
     assert reasons(outcome) == {"n": "conflict"}

@@ -11,11 +11,11 @@ from typing import Any
 
 from selfreg_sdk.errors import BadRequest, UnknownPriceError
 from selfreg_sdk.prices import Price, cost
-from selfreg_sdk.tuner.dimensions import Point
-from selfreg_sdk.tuner.drawing import Drawn, DrawRequest, Sample
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.prompts import Prompt
-from selfreg_sdk.tuner.search import Proposal
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.examples.prompts import Prompt
+from selfreg_sdk.tuner.search.dimensions import Point
+from selfreg_sdk.tuner.search.drawing import Drawn, DrawRequest, Sample
+from selfreg_sdk.tuner.search.search import Proposal
 from selfreg_sdk.usage import Usage
 
 EXAMPLES = [

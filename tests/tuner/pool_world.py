@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from selfreg_sdk.tuner.dimensions import Choice, Float, Space
-from selfreg_sdk.tuner.grid import Floats, Grid, Ints
-from selfreg_sdk.tuner.pool_task import Fate, PoolTask, Request
-from selfreg_sdk.tuner.search import Mode
-from selfreg_sdk.tuner.spend import Rates
+from selfreg_sdk.tuner.pool.grid import Floats, Grid, Ints
+from selfreg_sdk.tuner.pool.spend import Rates
+from selfreg_sdk.tuner.pool.task import Fate, PoolTask, Request
+from selfreg_sdk.tuner.search.dimensions import Choice, Float, Space
+from selfreg_sdk.tuner.search.search import Mode
 
 SPACE: Space = {"model": Choice(("small", "middle", "large")), "temperature": Float(0.0, 2.0)}
 PRICE = {"small": 1e-6, "middle": 4e-6, "large": 20e-6}

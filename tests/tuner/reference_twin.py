@@ -12,9 +12,9 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from selfreg_sdk.errors import BadRequest
-from selfreg_sdk.tuner.drawing import Drawn, Sample, Value
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.regions import rho
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.search.drawing import Drawn, Sample, Value
+from selfreg_sdk.tuner.search.regions import rho
 from tests.tuner.fake_endpoint import EXAMPLES, PROMPTS, RATES, Endpoint, price
 
 

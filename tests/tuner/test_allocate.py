@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfreg_sdk.tuner.allocate import Front, Pace, after, gains
-from selfreg_sdk.tuner.grid import Floats
+from selfreg_sdk.tuner.pool.allocate import Front, Pace, after, gains
+from selfreg_sdk.tuner.pool.grid import Floats
 
 MEAN = np.array([0.5, 0.45, 0.2, 0.48])
 ROOT = np.array([[0.1, 0.0, 0.0, 0.0], [0.05, 0.1, 0.0, 0.0], [0.0, 0.0, 0.15, 0.0], [0.09, 0.0, 0.0, 0.02]])

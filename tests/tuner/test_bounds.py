@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.bounds import Array, Band, betting, empirical_bernstein, hoeffding_serfling
+from selfreg_sdk.tuner.pool.bounds import Array, Band, betting, empirical_bernstein, hoeffding_serfling
 
 KINDS = [empirical_bernstein, betting]
 Bound = Callable[..., Band]

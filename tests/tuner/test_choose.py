@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfreg_sdk.tuner.choose import Caution, explored, kept, offers, winner
-from selfreg_sdk.tuner.grid import Floats
-from selfreg_sdk.tuner.spend import Bill
+from selfreg_sdk.tuner.pool.choose import Caution, explored, kept, offers, value
+from selfreg_sdk.tuner.pool.grid import Floats
+from selfreg_sdk.tuner.pool.spend import Bill
 
 CAUTION = Caution()
 
@@ -74,6 +74,6 @@ def test_every_offer_is_expected_to_keep_the_promise(
 
 def test_of_equal_scores_the_surer_budget_wins_and_of_equals_the_first() -> None:
     keep = np.array([0.9, 0.99, 0.99])
-    assert winner(np.array([0.6, 0.6, 0.6]), keep, CAUTION) == 1
-    assert winner(np.array([0.7, 0.6, 0.6]), keep, CAUTION) == 0
-    assert winner(np.array([-0.2, -0.1, -0.3]), keep, CAUTION) == 0
+    assert value(np.array([0.6, 0.6, 0.6]), keep, CAUTION).argmax() == 1
+    assert value(np.array([0.7, 0.6, 0.6]), keep, CAUTION).argmax() == 0
+    assert value(np.array([-0.2, -0.1, -0.3]), keep, CAUTION).argmax() == 0

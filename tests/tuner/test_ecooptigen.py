@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from selfreg_sdk.errors import BudgetExceeded, ConfigError, ServerFailed
-from selfreg_sdk.tuner.drawing import Drawn, DrawRequest, Sample, adrive, drive
-from selfreg_sdk.tuner.ecooptigen import EcoOptiGen
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.local_search import LocalSearch
-from selfreg_sdk.tuner.regions import Region, region_key, rho
-from selfreg_sdk.tuner.search import Choice, Float, Int, Space
-from selfreg_sdk.tuner.trials import Found
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.search.drawing import Drawn, DrawRequest, Sample, adrive, drive
+from selfreg_sdk.tuner.search.ecooptigen import EcoOptiGen
+from selfreg_sdk.tuner.search.local_search import LocalSearch
+from selfreg_sdk.tuner.search.regions import Region, region_key, rho
+from selfreg_sdk.tuner.search.search import Choice, Float, Int, Space
+from selfreg_sdk.tuner.search.trials import Found
 from tests.tuner.fake_endpoint import EXAMPLES, PROMPTS, Endpoint, Given, point, price, success
 
 
@@ -214,13 +215,14 @@ def test_a_failed_call_fails_the_trial_and_says_nothing_about_n() -> None:
     assert found.spent == endpoint.bill
 
 
-def test_a_refused_reservation_ends_the_search() -> None:
+def test_a_refused_reservation_ends_its_trial_and_many_end_the_search() -> None:
     refused = BudgetExceeded(scope="s", cap=Decimal(1), spent=Decimal(1), held=Decimal(0), wanted=Decimal(1))
-    endpoint = Endpoint()
-    found = run(Failing(endpoint, 20, refused), point(n=2), point(n=4), point(n=1))
-    assert [trial.fate for trial in found.trials] == ["scored", "unfinished"]
-    assert (found.ending, found.best) == ("budget", found.trials[0])
-    assert found.spent == endpoint.bill
+    found = run(Failing(endpoint := Endpoint(), 20, refused), point(n=2), point(n=4), point(n=1))
+    assert [trial.fate for trial in found.trials] == ["scored", "unfinished", "scored"]
+    assert (found.ending, found.best, found.spent) == ("space", found.trials[0], endpoint.bill)
+    endpoint.draw = Mock(side_effect=refused)  # type: ignore[method-assign]
+    found = run(endpoint, *(point(temperature=at / 100) for at in range(40)))
+    assert ([trial.fate for trial in found.trials], found.ending) == (["unfinished"] * 20, "budget")
 
 
 def test_the_total_ends_the_search_and_what_is_paid_is_scored() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.example_files import read_examples
-from selfreg_sdk.tuner.examples import Example, make_examples, shuffle, split
+from selfreg_sdk.tuner.examples.examples import Example, make_examples, shuffle, split
+from selfreg_sdk.tuner.examples.files import read_examples
 
 ROWS = [{"question": f"{number} + 1", "answer": str(number + 1)} for number in range(40)]
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from policies import Capabilities, resolve
 from selfreg_sdk.errors import BudgetExceeded, ConfigError, ServerFailed
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.judge import SCALE, Judge, Judging, read_verdict
-from selfreg_sdk.tuner.scoring import Scoring, ScoringError
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.scoring.judge import SCALE, Judge, Judging, read_verdict
+from selfreg_sdk.tuner.scoring.scoring import Scoring, ScoringError
 from tests.fake_provider import FakeProvider, Payload, RejectParam, server_error
 from tests.stack import MODEL, Stack, stack
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from policies import Aggregation
 from selfreg_sdk.aggregate import ranking
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.metrics import Metric, MetricName, elected, metric
+from selfreg_sdk.tuner.scoring.metrics import Metric, MetricName, elected, metric
 
 NAMES = get_args(MetricName)
 VOTE = Aggregation.parse("vote of 9")

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.dimensions import Choice, Float, Space
-from selfreg_sdk.tuner.grid import Floats, Ints
-from selfreg_sdk.tuner.pool_method import PoolSearch
-from selfreg_sdk.tuner.pool_task import Fate, Pool, PoolTask, Request, Winner
+from selfreg_sdk.tuner.pool.grid import Floats, Ints
+from selfreg_sdk.tuner.pool.method import PoolSearch
+from selfreg_sdk.tuner.pool.task import Fate, Pool, PoolTask, Request, Winner
+from selfreg_sdk.tuner.search.dimensions import Choice, Float, Space
 from tests.tuner.pool_world import CELLS, FakePool, World
 
 BUDGET = 6e-3

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.prompts import Prompt, check_prompts
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.examples.prompts import Prompt, check_prompts
 
 
 def prompt(*templates: str, name: str = "p") -> Prompt:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfreg_sdk.tuner.reading import code_in, json_in, last_number, shown, without_markdown
+from selfreg_sdk.tuner.scoring.reading import code_in, json_in, last_number, shown, without_markdown
 
 HANG = 10.0
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from selfreg_sdk.errors import UnknownPriceError
-from selfreg_sdk.tuner.drawing import Sample, drive
-from selfreg_sdk.tuner.ecooptigen import EcoOptiGen
-from selfreg_sdk.tuner.examples import Example
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.search.drawing import Sample, drive
+from selfreg_sdk.tuner.search.ecooptigen import EcoOptiGen
 from tests.tuner.fake_endpoint import EXAMPLES, PROMPTS, Endpoint, Given, point, price
 from tests.tuner.reference_twin import ReferenceTwin
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.code_rule import Code
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.json_rule import JsonSchema
-from selfreg_sdk.tuner.reading import code_in
-from selfreg_sdk.tuner.rule import Rule
-from selfreg_sdk.tuner.text_rules import Exact, Numeric, Regex
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.scoring.code_rule import Code
+from selfreg_sdk.tuner.scoring.json_rule import JsonSchema
+from selfreg_sdk.tuner.scoring.reading import code_in
+from selfreg_sdk.tuner.scoring.rule import Rule
+from selfreg_sdk.tuner.scoring.text_rules import Exact, Numeric, Regex
 
 
 def ex(**fields: Any) -> Example:
@@ -95,7 +95,7 @@ def test_numeric(rule: Numeric, answer: str, expected: Any, right: int) -> None:
 def test_the_ballot_of_numeric_is_the_number_in_one_spelling() -> None:
     ballots = {Numeric().ballot(text, ex(answer=1)) for text in ("1,500.0", "so 1500", r"\boxed{1{,}500}", "3000/2")}
     assert ballots == {"1500"}
-    assert Numeric().ballot(" No  IDEA", ex(answer=1)) == "no idea"
+    assert Numeric().ballot(" No  IDEA", ex(answer=1)) is None
 
 
 # -- regex -------------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_regex(rule: Regex, answer: str, right: int) -> None:
 def test_the_ballot_of_regex_is_what_was_captured() -> None:
     rule = Regex(pattern=r"answer: (\w+)")
     assert rule.ballot("answer: X, answer: Y ", ex()) == "Y"
-    assert rule.ballot("I Refuse", ex()) == "i refuse"
+    assert rule.ballot("I Refuse", ex()) is None
     assert Regex(pattern=r"\d+").ballot("a 12", ex()) == "12"
 
 
@@ -186,7 +186,7 @@ def test_the_ballot_of_json_is_canonical() -> None:
     assert (
         rule.ballot('{"b": 1, "a": "ü"}', ex()) == rule.ballot('```\n{"a":"ü",\n"b":1}\n```', ex()) == '{"a":"ü","b":1}'
     )
-    assert rule.ballot("No Json", ex()) == "no json"
+    assert rule.ballot("No Json", ex()) is None
 
 
 def test_a_schema_is_checked_when_it_is_given_and_nothing_is_fetched() -> None:
@@ -268,5 +268,5 @@ def test_options_that_make_no_sense_are_refused(make: Any, said: str) -> None:
 def test_rules_take_any_answer(answer: str) -> None:
     for rule in (LOOSE, Numeric(), Regex(pattern=r"(\d+)"), JsonSchema(expected="answer")):
         assert score(rule, answer, answer="4") in (0.0, 1.0)
-        assert isinstance(rule.ballot(answer, ex(answer="4")), str)
+        assert isinstance(rule.ballot(answer, ex()), str | None)  # without the right answer, as at run time
     assert isinstance(code_in(answer), str)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner import sandbox as sandbox_module
-from selfreg_sdk.tuner.sandbox import Limits, Run, Sandbox, SandboxError
+from selfreg_sdk.tuner.scoring import sandbox as sandbox_module
+from selfreg_sdk.tuner.scoring.sandbox import Limits, Run, Sandbox, SandboxError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="code is only run on POSIX systems")
 

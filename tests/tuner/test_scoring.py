@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from selfreg_sdk.errors import BudgetExceeded, ConfigError
-from selfreg_sdk.tuner.code_rule import Code
-from selfreg_sdk.tuner.examples import Example
-from selfreg_sdk.tuner.functions import load_function
-from selfreg_sdk.tuner.scoring import Mark, Scoring, ScoringError
-from selfreg_sdk.tuner.text_rules import Numeric
+from selfreg_sdk.tuner.examples.examples import Example
+from selfreg_sdk.tuner.examples.functions import load_function
+from selfreg_sdk.tuner.scoring.code_rule import Code
+from selfreg_sdk.tuner.scoring.scoring import Mark, Scoring, ScoringError
+from selfreg_sdk.tuner.scoring.text_rules import Numeric
 
 ONE = Example(id="e1", fields={"answer": "4"})
 TWO = Example(id="e2", fields={"question": "?"})
@@ -247,7 +247,7 @@ def test_a_function_of_other_arguments_is_refused(folder: Path) -> None:
 
 
 async def test_waiting_for_a_turn_does_not_count_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfreg_sdk.tuner.scoring._THREADS", 1)
+    monkeypatch.setattr("selfreg_sdk.tuner.scoring.scoring._THREADS", 1)
 
     def scorer(answer: str, example: Example) -> float:
         time.sleep(0.3)

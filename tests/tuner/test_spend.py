@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from selfreg_sdk.tuner.grid import Ints
-from selfreg_sdk.tuner.spend import UNSEEN_TOKENS, Bill, Costs, Replies
+from selfreg_sdk.tuner.pool.grid import Ints
+from selfreg_sdk.tuner.pool.spend import UNSEEN_TOKENS, Bill, Costs, Replies
 from tests.tuner.pool_world import World
 
 N = np.arange(1, 9, dtype=float)[None, :]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.dimensions import Alternatives, Choice, Float, Int, Space
-from selfreg_sdk.tuner.grid import Floats, Grid, Ints, lattice
-from selfreg_sdk.tuner.surface import Belief, Likeness, Noise, Readings, Surface, components, fit, kinship
+from selfreg_sdk.tuner.pool.grid import Floats, Grid, Ints, lattice
+from selfreg_sdk.tuner.pool.surface import Belief, Likeness, Noise, Readings, Surface, components, fit, kinship
+from selfreg_sdk.tuner.search.dimensions import Alternatives, Choice, Float, Int, Space
 
 HEATS = tuple(float(t) for t in np.linspace(0.0, 2.0, 8))
 SPACE: Space = {"model": Choice(("a", "b", "c", "d")), "temperature": Float(0.0, 2.0)}

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from policies import DecodingParams
 from selfreg_sdk.errors import ConfigError
 from selfreg_sdk.prices import Prices
-from selfreg_sdk.tuner.dimensions import Alternatives, Choice, Float, Int
-from selfreg_sdk.tuner.rule import Rule
-from selfreg_sdk.tuner.task_file import load_task, parse_task
-from selfreg_sdk.tuner.task_metric import NumericScorer, PythonScorer
-from selfreg_sdk.tuner.task_spec import TaskSpec
+from selfreg_sdk.tuner.scoring.rule import Rule
+from selfreg_sdk.tuner.search.dimensions import Alternatives, Choice, Float, Int
+from selfreg_sdk.tuner.task.file import load_task, parse_task
+from selfreg_sdk.tuner.task.metric import NumericScorer, PythonScorer
+from selfreg_sdk.tuner.task.spec import TaskSpec
 from tests.tuner.written import DATA, DIMENSIONS, SCORERS, TASK, refused, task
 
 

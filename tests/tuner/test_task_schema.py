@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from selfreg_sdk.tuner.task_file import parse_task, task_schema
-from selfreg_sdk.tuner.task_spec import TaskSpec
-from selfreg_sdk.tuner.task_yaml import read_yaml
+from selfreg_sdk.tuner.task.file import parse_task, task_schema
+from selfreg_sdk.tuner.task.spec import TaskSpec
+from selfreg_sdk.tuner.task.yaml_text import read_yaml
 from tests.tuner.written import DATA, DIMENSIONS, SCORERS, TASK
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "task.schema.json"
@@ -25,6 +25,11 @@ SHORT: list[dict[str, Any]] = [
     {"prompts": {"a": "{question}", "b": {"file": "x.txt"}}},
     {"models": "small"},
     {"metric": {"name": "vote", "vote_key": "m:f"}},
+    {"cascade": "agreement"},
+    {"cascade": "m:f"},
+    {"cascade": {"kind": "regex", "pattern": "x"}},
+    {"cascade": {"filter": {"kind": "agreement", "at_least": [0.5, 1]}}},
+    {"cascade": {"filter": {"kind": "json_schema", "schema": {"type": "object"}}}},
     {"budget": 0.3, "inference_budget": "0.003 USD"},
     {"baseline": {"model": "small", "temperature": 1, "stop": "END"}},
     {"baseline": {"stop": ["END"], "reasoning_effort": "low"}},
@@ -46,6 +51,10 @@ WRONG: list[dict[str, Any]] = [
     {"space": {"max_tokens": [None, 5]}},
     {"space": {"reasoning_effort": "some"}},
     {"space": {"stop": [""]}},
+    {"cascade": "vote"},
+    {"cascade": {}},
+    {"cascade": {"filter": {"kind": "agreement", "at_least": 0}}},
+    {"cascade": {"filter": {"kind": "agreement", "at_least": []}}},
     {"baseline": {"temperature": 3}},
     {"budget": -1},
     {"holdout": 1},
@@ -62,7 +71,7 @@ def editor() -> Any:
 
 
 def test_the_published_schema_is_the_one_of_the_code() -> None:
-    command = [sys.executable, "-m", "selfreg_sdk.tuner.task_file", "--schema"]
+    command = [sys.executable, "-m", "selfreg_sdk.tuner.task.file", "--schema"]
     printed = subprocess.run(command, capture_output=True, check=True, timeout=60, encoding="utf-8")
     assert SCHEMA.read_text(encoding="utf-8") == printed.stdout, f"run: {' '.join(command[1:])} > docs/{SCHEMA.name}"
     assert json.loads(printed.stdout) == task_schema()

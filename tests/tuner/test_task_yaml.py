@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.task_file import load_task
-from selfreg_sdk.tuner.task_yaml import read_yaml
+from selfreg_sdk.tuner.task.file import load_task
+from selfreg_sdk.tuner.task.yaml_text import read_yaml
 
 text = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"], max_codepoint=0xFFFD), max_size=20)
 values = st.recursive(

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.code_rule import Code
-from selfreg_sdk.tuner.dimensions import Choice, Float, Int
-from selfreg_sdk.tuner.rule import Rule
-from selfreg_sdk.tuner.sandbox import Limits, Sandbox
-from selfreg_sdk.tuner.task_file import Task, parse_task
-from selfreg_sdk.tuner.text_rules import Exact, Numeric, Regex
+from selfreg_sdk.tuner.scoring.code_rule import Code
+from selfreg_sdk.tuner.scoring.rule import Rule
+from selfreg_sdk.tuner.scoring.sandbox import Limits, Sandbox
+from selfreg_sdk.tuner.scoring.text_rules import Exact, Numeric, Regex
+from selfreg_sdk.tuner.search.dimensions import Choice, Float, Int
+from selfreg_sdk.tuner.task.file import Task, parse_task
 
 DATA = Path(__file__).parent / "data"
 

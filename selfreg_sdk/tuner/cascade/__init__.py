@@ -1,0 +1,1 @@
+"""Two configurations and a filter between them, as one configuration."""
