@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,28 @@ def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("SELFREG_STORE", str(tmp_path / "selfreg.db"))
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
+
+
+@pytest.fixture(autouse=True)
+def stores_closed(isolated_environment: None) -> Iterator[None]:
+    """Close the stores that a test opened by their names: a process keeps them, and files are not without end."""
+    before = set(_open_stores())
+    yield
+    for name in _open_stores().keys() - before:
+        _open_stores().pop(name).store.close()
+
+
+def _open_stores() -> dict[str, Any]:
+    runtime = sys.modules.get("selfreg_sdk.runtime")
+    return {} if runtime is None else runtime._open
+
+
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Shells start background jobs with Ctrl-C ignored, and Python leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -316,9 +316,10 @@ class _Exchange:
 
     def pause(self, seconds: float) -> None:
         """Wait, watching whether the client leaves."""
-        end = time.monotonic() + seconds
+        end, watch = time.monotonic() + seconds, select.poll()  # select() knows no file beyond the 1024th
+        watch.register(self.connection, select.POLLIN)
         while (left := end - time.monotonic()) > 0:
-            readable, _, _ = select.select([self.connection], [], [], min(left, 0.02))
+            readable = watch.poll(1000 * min(left, 0.02))
             if self.provider.closing.is_set():
                 raise _Gone
             if readable:

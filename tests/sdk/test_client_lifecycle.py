@@ -10,7 +10,6 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -107,15 +106,7 @@ async def test_a_timeout_of_the_client_never_cancels_its_consumer(provider: Fake
         assert [chunk async for chunk in chunks]
 
 
-@pytest.fixture
-def _ctrl_c_interrupts() -> Iterator[None]:
-    """Shells start background jobs with Ctrl-C ignored, and Python leaves it so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_ctrl_c_interrupts")
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_a_synchronous_call_closes_the_connection(provider: FakeProvider) -> None:
     provider.script(fake.hang_before_headers())
 

@@ -220,6 +220,16 @@ def test_a_function_is_found_by_name(folder: Path) -> None:
     assert load_function("selfreg_sdk.aggregate:plain", arguments=1)(" A") == "a"
 
 
+def test_each_task_has_the_module_beside_it(folder: Path) -> None:
+    (other := folder / "other").mkdir()
+    (other / "my_scores.py").write_text("def close(answer, example):\n    return 5.0\n")
+    first = load_function("my_scores:close", folder=folder)
+    assert load_function("my_scores:close", folder=other)("", ONE) == 5.0
+    assert first("", ONE) == load_function("my_scores:close", folder=folder)("", ONE) == 1.0
+    (other / "json.py").write_text("def dumps(answer):\n    return ''\n")
+    assert load_function("json:dumps", folder=other)(1) == "1", "Python's own stays what it is"
+
+
 @pytest.mark.parametrize(
     ("named", "said"),
     [

@@ -213,6 +213,7 @@ def test_an_outage_ends_the_call_and_the_same_call_goes_on(provider: FakeProvide
     assert checked(tune(task(**FEW), **given), provider, given).winner is not None
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_after_ctrl_c_everything_is_kept(provider: FakeProvider, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.phase == "search":

@@ -51,6 +51,8 @@ def load_function(named: str, *, folder: Path | None = None, arguments: int | No
 def _module(named: str, module_name: str, folder: Path | None) -> Any:
     try:
         with _searched(folder):
+            if folder is not None:
+                _forget_namesake(module_name.partition(".")[0], folder)
             return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
@@ -78,6 +80,19 @@ def _searched(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(entry)
+
+
+def _forget_namesake(module: str, folder: Path) -> None:
+    """Drop a module that was imported for another task from its own folder, where this folder has one of that name.
+
+    Functions that were taken from it go on working. Python's own modules are never dropped.
+    """
+    here = {path.resolve() for path in (folder / f"{module}.py", folder / module / "__init__.py") if path.is_file()}
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    if not here or loaded is None or module in sys.stdlib_module_names or Path(loaded).resolve() in here:
+        return
+    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+        del sys.modules[name]
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
