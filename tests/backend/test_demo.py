@@ -26,7 +26,8 @@ def test_the_demo_plans_once_and_its_ledger_is_the_server_s(tmp_path: Path) -> N
     found = json.loads(done.stdout)
     assert set(found["families"]) == set(FAMILIES)
     assert found["planner_calls"] == [len(FAMILIES), 0]
-    assert found["calls"] == len(FAMILIES) * (1 + 2 + 2)
+    # A vote that its first wave does not decide takes a second call: maths alone votes, on two prompts in each pass.
+    assert 0 <= found["calls"] - len(FAMILIES) * (1 + 2 + 2) <= 4
     assert found["ledger_tokens"] == found["server_tokens"] > 0
     for family in found["families"].values():
         assert family["prompts"] == 2
