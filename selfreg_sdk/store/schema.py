@@ -5,6 +5,7 @@ Alembic is imported only when there is something to upgrade; opening an up-to-da
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,6 +19,9 @@ VERSION_TABLE = "selfreg_schema"
 
 # Any constant of ours: Postgres sessions that upgrade the same database queue on it.
 _ADVISORY_LOCK = 0x5E1F4E6
+
+_alembic = threading.Lock()
+"""Alembic keeps the upgrade that runs in a global: threads of one process upgrade one store after another."""
 
 
 def revision(connection: sa.Connection, shown: str) -> str | None:
@@ -68,4 +72,5 @@ def upgrade(connection: sa.Connection, shown: str) -> None:
             f"upgrade selfreg, or name another store (nothing was changed)"
         )
     config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
+    with _alembic:
+        command.upgrade(config, HEAD)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,19 @@ def test_f23_processes_that_open_a_new_store_at_once_all_succeed(tmp_path: Path)
     assert [out for out, _ in said] == ["done\n"] * 4, said
     with Store.open(path) as store:
         assert len(Meter(store).ledger()) == 4
+
+
+def test_f23_threads_that_open_new_stores_at_once_all_succeed(tmp_path: Path) -> None:
+    """Without turns they run into each other in what Alembic keeps for the whole process: errors, at times a crash."""
+    together = threading.Barrier(8)
+
+    def open_one(number: int) -> str | None:
+        together.wait()
+        with Store.open(tmp_path / f"{number}.db") as store, store.read() as connection:
+            return schema.revision(connection, "it")
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(open_one, range(8))) == [schema.HEAD] * 8
 
 
 def test_f23_a_killed_upgrade_leaves_nothing_half_done(tmp_path: Path) -> None:
