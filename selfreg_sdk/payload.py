@@ -16,7 +16,7 @@ from selfreg_sdk.errors import ConfigError
 try:
     import orjson
 except ImportError:  # no wheel for this platform; langsmith, and with it LangChain, brings one nearly everywhere
-    orjson = None  # type: ignore[assignment]
+    orjson = None  # type: ignore[assignment]  # asked for before use
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Payload(dict[str, Any]):
         if self.get(_MESSAGES) is not self._source:
             self._source, self._known = self.get(_MESSAGES), {}
         try:
-            return self._known[of]  # type: ignore[no-any-return]
+            return self._known[of]  # type: ignore[no-any-return]  # kept by its own type
         except KeyError:
             made = self._known[of] = of(self)
             return made

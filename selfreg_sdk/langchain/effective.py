@@ -48,7 +48,7 @@ def tracing_params(
         if call is None and isinstance(kwargs.get(name), kinds):
             value = kwargs[name]
         if value is not None:
-            params[f"ls_{name}"] = value  # type: ignore[literal-required]
+            params[f"ls_{name}"] = value  # type: ignore[literal-required]  # the two names are among its keys
     if stopping := stop or list(sent.stop or ()):
         params["ls_stop"] = stopping
     return params

@@ -25,7 +25,7 @@ from selfreg_sdk.langchain.regulate import (
 )
 
 I = TypeVar("I")  # noqa: E741 - LangChain's order: input, output
-O = TypeVar("O")  # noqa: E741
+O = TypeVar("O")  # noqa: E741 - LangChain's order: input, output
 
 _log = logging.getLogger(__name__)
 

@@ -102,7 +102,7 @@ class _Candid:
             whole = not partial or getattr(message, "chunk_position", None) == "last"  # streams are parsed in part only
             if message is not None and whole and (refusal := message.additional_kwargs.get("refusal")):
                 raise Refused(refusal)
-        return super().parse_result(result, partial=partial)  # type: ignore[misc]
+        return super().parse_result(result, partial=partial)  # type: ignore[misc]  # a mix-in: the parser comes after
 
 
 class _Objects(_Candid, PydanticOutputParser[TBaseModel]):

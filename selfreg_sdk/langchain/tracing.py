@@ -62,7 +62,7 @@ class Parent:
             run_id: of the run, where the manager is the one that will start it.
         """
         return cls(
-            run_id=manager.run_id if run_id is None else run_id,  # type: ignore[union-attr]
+            run_id=manager.run_id if run_id is None else run_id,  # type: ignore[union-attr]  # given where it has none
             handlers=manager.handlers,
             tags=manager.inheritable_tags,
             metadata=manager.inheritable_metadata,

@@ -1,7 +1,7 @@
 """Middleware for LangChain agents: `SelfRegulationMiddleware` goes last in the list, `BudgetMiddleware` first."""
 
 try:
-    import langchain.agents.middleware  # noqa: F401
+    import langchain.agents.middleware  # noqa: F401 - the check is that it is there
 except ImportError as exc:
     raise ImportError("selfreg's agent middleware needs LangChain's agents: pip install 'selfreg[agents]'") from exc
 

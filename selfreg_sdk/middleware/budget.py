@@ -87,7 +87,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState[ResponseT], ContextT, Respons
         ConfigError: no cap, or an argument that cannot work.
     """
 
-    state_schema = BudgetState  # type: ignore[assignment]
+    state_schema = BudgetState  # type: ignore[assignment]  # as its docs have it
 
     def __init__(
         self,

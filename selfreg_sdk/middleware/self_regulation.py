@@ -65,7 +65,7 @@ class SelfRegulationMiddleware(AgentMiddleware[SelfRegulationState[ResponseT], C
         ConfigError: an argument cannot work.
     """
 
-    state_schema = SelfRegulationState  # type: ignore[assignment]
+    state_schema = SelfRegulationState  # type: ignore[assignment]  # as its docs have it
 
     def __init__(
         self,

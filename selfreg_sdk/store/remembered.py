@@ -57,7 +57,7 @@ class Remembered:
         """`read` for asyncio: at once where the fact is known and fresh, else in a thread."""
         due = self._due()
         if not due and (known := self._get(key)) is not _ABSENT:
-            return known  # type: ignore[no-any-return]
+            return known  # type: ignore[no-any-return]  # the key's type says T
         return await asyncio.to_thread(self._read, key, load, due)
 
     def _read(self, key: Key, load: Callable[[sa.Connection], T], due: bool) -> T:
@@ -65,7 +65,7 @@ class Remembered:
             self._look()
         known = self._get(key)
         if known is not _ABSENT:
-            return known  # type: ignore[no-any-return]
+            return known  # type: ignore[no-any-return]  # the key's type says T
         before = self._changes
         with self._store.read() as connection:
             value = load(connection)

@@ -10,15 +10,24 @@ from uuid import UUID
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import LLMResult
+from langchain_openai import ChatOpenAI
 
+from selfreg_sdk import ChatSelfReg
 from tests.fake_billing import Billed, count_tokens, prompt_tokens
-from tests.sdk.regulated import Payload
+from tests.fake_provider import FakeProvider
+from tests.sdk.regulated import MODEL, ONCE, Payload
 
 WHOLE = ("invoke", "ainvoke", "batch", "abatch")
 CHUNKS = ("stream", "astream")
 EVENTS = ("events v2", "events v3", "aevents v3")
 MODES = (*WHOLE, *CHUNKS, *EVENTS)
 ANSWER = "echo: hello"
+
+
+def around(provider: FakeProvider, inner: dict[str, Any] | None = None, **given: Any) -> ChatSelfReg:
+    """A regulated ChatOpenAI on the provider; its client is not kept by its URL for the process and its first event loop."""
+    usual = {"model": MODEL, "base_url": provider.base_url, "api_key": "sk-test", "http_socket_options": ()}
+    return ChatSelfReg(inner=ChatOpenAI(**(usual | (inner or {}))), **({"store": ":memory:", "retry": ONCE} | given))
 
 
 async def ask(llm: Any, mode: str, text: Any = "hello", config: Any = None, **kwargs: Any) -> AIMessage:

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_openai import ChatOpenAI
 
-from selfreg_sdk import ChatSelfReg
 from tests.fake_provider import FakeProvider, hang_before_headers, hang_between_chunks, ok
-from tests.langchain.asking import ANSWER, Runs
-from tests.sdk.regulated import MODEL, ONCE, PRICES, chat, planning, plans
+from tests.langchain.asking import ANSWER, Runs, around
+from tests.sdk.regulated import PRICES, chat, planning, plans
 
 LONG = "tell me a long story " * 20
 BUDGET: dict[str, Any] = {"budget": "1 USD", "prices": PRICES, "max_tokens": 50}
@@ -25,12 +23,6 @@ BUDGET: dict[str, Any] = {"budget": "1 USD", "prices": PRICES, "max_tokens": 50}
 def provider() -> Iterator[FakeProvider]:
     with FakeProvider(reply=planning()) as running:
         yield running
-
-
-def around(provider: FakeProvider, **given: Any) -> ChatSelfReg:
-    """With an inner client that is not kept by its URL for the whole process and its first event loop."""
-    inner = ChatOpenAI(model=MODEL, base_url=provider.base_url, api_key="sk-test", http_socket_options=())  # type: ignore[arg-type]
-    return ChatSelfReg(inner=inner, **({"store": ":memory:", "retry": ONCE} | given))
 
 
 def test_one_event_loop_after_the_other(provider: FakeProvider) -> None:

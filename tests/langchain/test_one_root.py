@@ -13,22 +13,15 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import BaseTracer
 from langchain_openai import ChatOpenAI
 
-from selfreg_sdk import ChatSelfReg
 from tests.fake_provider import FakeProvider, hang_before_headers, server_error
-from tests.langchain.asking import ANSWER, MODES, AsyncRuns, Runs, ask
-from tests.sdk.regulated import MODEL, ONCE, PLAN, PLANNED_TEMPERATURE, chat, is_plan, planning, plans, record
+from tests.langchain.asking import ANSWER, MODES, AsyncRuns, Runs, around, ask
+from tests.sdk.regulated import PLAN, PLANNED_TEMPERATURE, chat, is_plan, planning, plans, record
 
 
 @pytest.fixture
 def provider() -> Iterator[FakeProvider]:
     with FakeProvider(reply=planning()) as running:
         yield running
-
-
-def around(provider: FakeProvider, **given: Any) -> ChatSelfReg:
-    """A regulated ChatOpenAI on the provider."""
-    inner = ChatOpenAI(model=MODEL, base_url=provider.base_url, api_key="sk-test", http_socket_options=())  # type: ignore[arg-type]
-    return ChatSelfReg(inner=inner, **({"store": ":memory:", "retry": ONCE} | given))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_openai import ChatOpenAI
 
-from selfreg_sdk import ChatSelfReg
 from selfreg_sdk.errors import UnknownPriceError
 from tests.fake_provider import FakeProvider
-from tests.langchain.asking import MODES, Run, Runs, ask
+from tests.langchain.asking import MODES, Run, Runs, around, ask
 from tests.sdk.regulated import (
     MODEL,
-    ONCE,
     PLANNED_MAX_TOKENS,
     PLANNED_TEMPERATURE,
     PLANNED_TOP_P,
@@ -31,11 +28,6 @@ from tests.sdk.regulated import (
 def provider() -> Iterator[FakeProvider]:
     with FakeProvider(reply=planning()) as running:
         yield running
-
-
-def around(provider: FakeProvider, inner: dict[str, Any] | None = None, **given: Any) -> ChatSelfReg:
-    usual = {"model": MODEL, "base_url": provider.base_url, "api_key": "sk-test", "http_socket_options": ()}
-    return ChatSelfReg(inner=ChatOpenAI(**(usual | (inner or {}))), **({"store": ":memory:", "retry": ONCE} | given))
 
 
 async def run_of(llm: BaseChatModel, mode: str = "ainvoke", **kwargs: Any) -> Run:

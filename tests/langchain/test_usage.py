@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from langchain_core.callbacks import UsageMetadataCallbackHandler
-from langchain_openai import ChatOpenAI
 
 from selfreg_sdk import ChatSelfReg, Retry
 from tests.fake_provider import FakeProvider, RejectParam, server_error
-from tests.langchain.asking import CHUNKS, MODES, Runs, ask, usage_of
-from tests.sdk.regulated import MODEL, ONCE, answers, chat, is_plan, planning, plans, record, wanting
+from tests.langchain.asking import CHUNKS, MODES, Runs, around, ask, usage_of
+from tests.sdk.regulated import MODEL, answers, chat, is_plan, planning, plans, record, wanting
 
 PLANNER = "planner-model"
 
@@ -21,12 +20,6 @@ PLANNER = "planner-model"
 def provider() -> Iterator[FakeProvider]:
     with FakeProvider(reply=planning()) as running:
         yield running
-
-
-def around(provider: FakeProvider, **given: Any) -> ChatSelfReg:
-    """A regulated ChatOpenAI, which by itself asks other servers than OpenAI's for no usage in streams."""
-    inner = ChatOpenAI(model=MODEL, base_url=provider.base_url, api_key="sk-test", http_socket_options=())  # type: ignore[arg-type]
-    return ChatSelfReg(inner=inner, **({"store": ":memory:", "retry": ONCE} | given))
 
 
 def counted(handler: UsageMetadataCallbackHandler, model: str = MODEL) -> dict[str, int]:

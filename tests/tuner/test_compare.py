@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from itertools import product
 
@@ -12,8 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfreg_sdk.errors import ConfigError
-from selfreg_sdk.tuner.measuring.compare import Comparison, compare, compare_all
+from selfreg_sdk.tuner.measuring.compare import Comparison, compare
+from selfreg_sdk.tuner.measuring.measured import Measured
 from tests.tuner.measuring import measured
+
+
+def each(ours: Sequence[Measured], other: Measured) -> tuple[Comparison, ...]:
+    """Each of several against one, with intervals that all hold together."""
+    return tuple(compare(one, other, together=len(ours)) for one in ours)
 
 
 def of(*differences: float) -> Comparison:
@@ -174,7 +181,7 @@ def test_of_several_at_once_each_must_be_surer() -> None:
     source = np.random.default_rng(2)
     ours = [measured((0.05 + source.random(12)).clip(0, 1).tolist()) for _ in range(5)]
     base = measured(source.random(12).tolist())
-    together = compare_all(ours, base)
+    together = each(ours, base)
     assert [one.together for one in together] == [5] * 5
     assert together[0].level == pytest.approx(0.99)
     for one, alone in zip(together, (compare(each, base) for each in ours), strict=True):
@@ -189,7 +196,7 @@ def test_without_the_share_of_the_doubt_one_of_ten_equal_ones_would_too_often_be
     for _ in range(60):
         ours = [measured(source.normal(size=10).tolist(), span=None) for _ in range(10)]
         base = measured([0.0] * 10, span=None)
-        wrong[True] += any(one.verdict == "better" for one in compare_all(ours, base))
+        wrong[True] += any(one.verdict == "better" for one in each(ours, base))
         wrong[False] += any(compare(one, base).verdict == "better" for one in ours)
     assert wrong[True] <= 0.1 * 60
     assert wrong[False] > 0.1 * 60

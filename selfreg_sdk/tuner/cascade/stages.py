@@ -39,13 +39,13 @@ class Recorded(Protocol):
     """Samples bought so far; (C, P) arrays as of `pool_task.Pool`."""
 
     @property
-    def taken(self) -> Ints: ...  # noqa: D102
+    def taken(self) -> Ints: ...  # noqa: D102 - told above
 
     @property
-    def tokens(self) -> Floats: ...  # noqa: D102
+    def tokens(self) -> Floats: ...  # noqa: D102 - told above
 
     @property
-    def billed(self) -> Floats: ...  # noqa: D102
+    def billed(self) -> Floats: ...  # noqa: D102 - told above
 
     def samples(self, cell: int, example: int) -> Sequence[Sample]:
         """In the order drawn."""

@@ -113,13 +113,6 @@ def compare(ours: Measured, other: Measured, *, level: float = LEVEL, seed: int 
     )
 
 
-def compare_all(
-    ours: Sequence[Measured], other: Measured, *, level: float = LEVEL, seed: int = 0
-) -> tuple[Comparison, ...]:
-    """Each of several against one, with intervals that all hold together with probability ``level``."""
-    return tuple(compare(one, other, level=level, seed=seed, together=len(ours)) for one in ours)
-
-
 def _difference(gains: Array, mean: float, halves: _Halves, edge: float, doubt: float) -> tuple[float, float]:
     """The interval of the mean difference, of which none can be beyond ``edge``."""
     low, high = halves.interval(gains, np.ones(len(gains)), doubt)

@@ -42,16 +42,16 @@ class Pool(Protocol):
     """
 
     @property
-    def taken(self) -> Ints: ...  # noqa: D102
+    def taken(self) -> Ints: ...  # noqa: D102 - told above
 
     @property
-    def tokens(self) -> Floats: ...  # noqa: D102
+    def tokens(self) -> Floats: ...  # noqa: D102 - told above
 
     @property
-    def billed(self) -> Floats: ...  # noqa: D102
+    def billed(self) -> Floats: ...  # noqa: D102 - told above
 
     @property
-    def spent(self) -> float: ...  # noqa: D102
+    def spent(self) -> float: ...  # noqa: D102 - told above
 
     def worst(self, cell: Ints, example: Ints, n: Ints) -> Floats:
         """The most that one request of each (cell, example, n) can cost, USD; arguments and result broadcast."""

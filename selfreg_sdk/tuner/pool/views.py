@@ -70,7 +70,7 @@ class Seen(Protocol):
     """
 
     @property
-    def views(self) -> tuple[View, ...]: ...  # noqa: D102
+    def views(self) -> tuple[View, ...]: ...  # noqa: D102 - told above
 
     def view_tokens(self, view: int) -> Floats:
         """(C, P) mean answer tokens of the samples taken, as cut by a view."""

@@ -155,7 +155,7 @@ class Scoring:
         """
         numeric = not isinstance(value, str | bytes | bytearray) and getattr(value, "shape", ()) == ()
         try:
-            score = float(value) if numeric else math.nan  # type: ignore[arg-type]
+            score = float(value) if numeric else math.nan  # type: ignore[arg-type]  # float() says what it takes
         except Exception as exc:
             numeric, score = isinstance(exc, OverflowError), math.nan
         if not math.isfinite(score):

@@ -162,7 +162,7 @@ def drive(machine: Generator[Step, Results, T], draws: Draws, value: Value) -> T
                     results = collect(score, step.answers, Exception)
             step = machine.send(results)
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
     finally:
         machine.close()
 
@@ -205,7 +205,7 @@ async def adrive(machine: Generator[Step, Results, T], draws: AsyncDraws, value:
                     results = await collect([score(answer) for answer in step.answers], Exception)
             step = machine.send(results)
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
     finally:
         machine.close()
 
