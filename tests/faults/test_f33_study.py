@@ -59,16 +59,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("wrong_scores", None)
 
 
-def tuned_by(scorer: str, served: FakeProvider, folder: Path, **changes: Any) -> Tuned:
+@pytest.fixture
+def reach(served: FakeProvider, folder: Path, location: str | Path) -> dict[str, Any]:
+    """How `tune` reaches the world, on each kind of store."""
+    return access(served, folder) | {"store": location}
+
+
+def tuned_by(scorer: str, reach: dict[str, Any], **changes: Any) -> Tuned:
     named = {"kind": "python", "function": f"wrong_scores:{scorer}", "seconds": 0.3}
-    return tune(task(**{**SMALL, "metric": {"name": "success", "scorer": named}, **changes}), **access(served, folder))
+    return tune(task(**{**SMALL, "metric": {"name": "success", "scorer": named}, **changes}), **reach)
 
 
 def only_what_cannot_be_scored_fails(
-    scorer: str, said: str, served: FakeProvider, folder: Path, **changes: Any
+    scorer: str, said: str, served: FakeProvider, reach: dict[str, Any], **changes: Any
 ) -> None:
     """The property: the small model's answers all fail, with their reason on record; the large model is found."""
-    tuned = tuned_by(scorer, served, folder, **changes)
+    tuned = tuned_by(scorer, reach, **changes)
     assert tuned.winner is not None
     assert tuned.winner.config["model"] == "large"
     assert tuned.verdict == "use the winner", tuned.reason
@@ -78,7 +84,7 @@ def only_what_cannot_be_scored_fails(
     assert tuned.measured.failed == 0
     assert f"With the baseline {tuned.baseline.failed} of" in tuned.reason
 
-    shared = runtime(folder / "tune.db")
+    shared = runtime(reach["store"])
     with shared.store.read() as connection:
         errors = set(connection.execute(sa.text("SELECT mark_error FROM draw WHERE mark_error IS NOT NULL")).scalars())
     assert errors
@@ -89,37 +95,39 @@ def only_what_cannot_be_scored_fails(
 FAULTS = {"raises": "ZeroDivisionError", "nan": "return a finite float", "hangs": "took more than 0.3 seconds"}
 
 
-def test_f33_exceptions_and_what_failed_is_not_asked_again(served: FakeProvider, folder: Path) -> None:
-    only_what_cannot_be_scored_fails("raises", FAULTS["raises"], served, folder)
+def test_f33_exceptions_and_what_failed_is_not_asked_again(served: FakeProvider, reach: dict[str, Any]) -> None:
+    only_what_cannot_be_scored_fails("raises", FAULTS["raises"], served, reach)
     asked = len(served.requests)
-    assert tuned_by("raises", served, folder).spent == served.billed.usd
+    assert tuned_by("raises", reach).spent == served.billed.usd
     assert len(served.requests) == asked
 
 
 @pytest.mark.parametrize("scorer", ["nan", "hangs"])
-def test_f33_nan_and_timeouts(scorer: str, served: FakeProvider, folder: Path) -> None:
-    only_what_cannot_be_scored_fails(scorer, FAULTS[scorer], served, folder)
+def test_f33_nan_and_timeouts(scorer: str, served: FakeProvider, reach: dict[str, Any]) -> None:
+    only_what_cannot_be_scored_fails(scorer, FAULTS[scorer], served, reach)
 
 
-def test_f33_in_the_papers_method_too(served: FakeProvider, folder: Path) -> None:
+def test_f33_in_the_papers_method_too(served: FakeProvider, reach: dict[str, Any]) -> None:
     changes = {"method": "ecooptigen", "budget": "0.003 USD", "holdout": 0.2}
-    only_what_cannot_be_scored_fails("raises", FAULTS["raises"], served, folder, **changes)
+    only_what_cannot_be_scored_fails("raises", FAULTS["raises"], served, reach, **changes)
 
 
+@pytest.mark.parametrize("location", ["sqlite"], indirect=True)
 def test_f33_the_test_catches_a_study_that_ends_with_the_first_error(
-    served: FakeProvider, folder: Path, monkeypatch: pytest.MonkeyPatch
+    served: FakeProvider, reach: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unguarded(self: Scoring, answer: str, example: Example) -> Mark:
         return Mark(score=float(self._scorer(answer, example)), ballot="")  # type: ignore[arg-type]
 
     monkeypatch.setattr(Scoring, "score", unguarded)
     with pytest.raises(ZeroDivisionError):
-        only_what_cannot_be_scored_fails("raises", FAULTS["raises"], served, folder)
+        only_what_cannot_be_scored_fails("raises", FAULTS["raises"], served, reach)
 
 
+@pytest.mark.parametrize("location", ["sqlite"], indirect=True)
 def test_f33_the_test_catches_a_study_that_takes_nan_for_a_score(
-    served: FakeProvider, folder: Path, monkeypatch: pytest.MonkeyPatch
+    served: FakeProvider, reach: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scoring, "checked", lambda self, value, example: 0.0 if value != value else float(value))
     with pytest.raises(AssertionError):
-        only_what_cannot_be_scored_fails("nan", FAULTS["nan"], served, folder, budget="0.0012 USD")
+        only_what_cannot_be_scored_fails("nan", FAULTS["nan"], served, reach, budget="0.0012 USD")

@@ -35,31 +35,32 @@ def lucky(payload: Payload) -> str:
     return str(first + second if right else -1)
 
 
-def tuned_by_luck(folder: Path) -> Tuned:
+def tuned_by_luck(folder: Path, location: str | Path) -> Tuned:
     with FakeProvider(reply=lucky) as provider:
-        return tune(task(**GIVEN), **access(provider, folder))
+        return tune(task(**GIVEN), **access(provider, folder) | {"store": location})
 
 
-def the_baseline_stays(folder: Path) -> None:
+def the_baseline_stays(folder: Path, location: str | Path) -> None:
     """The property: the search finds the lucky configuration, the check sees through it, and nothing changes in use."""
-    tuned = tuned_by_luck(folder)
+    tuned = tuned_by_luck(folder, location)
     assert tuned.winner is not None
     assert tuned.winner.config["temperature"] == 1.5
     assert tuned.verdict == "keep the baseline"
     assert "does not beat the baseline" in tuned.reason
     assert tuned.checked is not None
     assert (tuned.checked.examples, tuned.checked.verdict) == (12, "no better")
-    assert runtime(folder / "tune.db").configs.current(tuned_key("sums")) is None
+    assert runtime(location).configs.current(tuned_key("sums")) is None
 
 
-def test_f34_a_winner_by_luck_is_not_put_into_use(tmp_path: Path) -> None:
-    the_baseline_stays(tmp_path)
+def test_f34_a_winner_by_luck_is_not_put_into_use(tmp_path: Path, location: str | Path) -> None:
+    the_baseline_stays(tmp_path, location)
 
 
+@pytest.mark.parametrize("location", ["sqlite"], indirect=True)
 def test_f34_the_test_catches_a_check_on_the_examples_of_the_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, location: str | Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Plan, "held_out", property(lambda plan: plan.task.split.search))
     with pytest.raises(AssertionError, match="use the winner"):
-        the_baseline_stays(tmp_path)
-    assert runtime(tmp_path / "tune.db").configs.current(tuned_key("sums")) is not None
+        the_baseline_stays(tmp_path, location)
+    assert runtime(location).configs.current(tuned_key("sums")) is not None
