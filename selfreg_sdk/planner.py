@@ -128,7 +128,7 @@ def parse_plan(text: str) -> Plan | None:
             if isinstance(value := found.get(name), str) and (word := value.strip().lower()) in allowed
         }
         if "family" in words or "determinism" in words:
-            return Plan(**(_NEUTRAL | words))  # type: ignore[arg-type]
+            return Plan(**(_NEUTRAL | words))  # type: ignore[arg-type]  # each was looked for among the allowed ones
     return None
 
 

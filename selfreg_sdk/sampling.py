@@ -188,8 +188,9 @@ class Sampling(Generic[A]):
         if self._outcome.decision.one_by_one:
             return needed
         # Once the prompt was paid for twice, it is not paid for a third time.
-        waits = done == 0 and needed < left and self._habit is not None
-        return needed if waits and worth_a_wave(self._habit, left - needed, self._price) else left  # type: ignore[arg-type]
+        if done or needed >= left or self._habit is None:
+            return left
+        return needed if worth_a_wave(self._habit, left - needed, self._price) else left
 
     def _note(self, answer: A, receipt: Receipt) -> None:
         outcome = self._outcome

@@ -131,9 +131,14 @@ def _steps(part: Any) -> int:
 def _parts(part: Any) -> list[Runnable[Any, Any]]:
     """The runnables that a runnable is made of."""
     parts: list[Runnable[Any, Any]] = []
+
+    def noted(inner: Runnable[Any, Any]) -> Runnable[Any, Any]:
+        parts.append(inner)
+        return inner
+
     if isinstance(part, BaseModel) and not isinstance(part, BaseLanguageModel):
         for _, value in _fields(part):
-            _mapped(value, lambda inner: parts.append(inner) or inner)  # type: ignore[func-returns-value]
+            _mapped(value, noted)
     return parts
 
 

@@ -51,8 +51,9 @@ def chat_of(model: BaseChatModel) -> ChatSelfReg | None:
 def original(model: BaseChatModel) -> BaseChatModel:
     """The provider's model, where it is only counted; else the model itself."""
     chat = chat_of(model)
-    merely_counted = chat is not None and isinstance(chat.policy, AsItIs) and chat.inner is not None
-    return chat.inner if merely_counted else model  # type: ignore[union-attr, return-value]
+    if chat is None or chat.inner is None or not isinstance(chat.policy, AsItIs):
+        return model
+    return chat.inner
 
 
 def planned_by(model: BaseChatModel, planner: str | BaseChatModel) -> BaseChatModel:

@@ -267,7 +267,8 @@ class DrawRows:
 
     def _now(self, connection: sa.Connection) -> datetime:
         if connection.dialect.name == "postgresql":
-            return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()  # type: ignore[no-any-return]
+            now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+            return now
         return datetime.now(UTC)
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -261,6 +262,10 @@ class _Evaluating:
             **usual,
         )
         done |= dict(zip(plain, found, strict=True))
+
+        def told_one(at: int, measured: Measured) -> None:
+            tell([at], [measured])
+
         for number, each in enumerate(self.configurations):
             if each.cascade is not None:
                 done[number] = await aevaluate_cascade(
@@ -270,7 +275,7 @@ class _Evaluating:
                     self.journal,
                     self.plan.metric,
                     limit=self.plan.total - sum(one.spent for one in done.values()),
-                    on_progress=lambda measured, at=number: tell([at], [measured]),  # type: ignore[misc]
+                    on_progress=partial(told_one, number),
                     **usual,
                 )
         return [done[number] for number in range(len(self.configurations))]

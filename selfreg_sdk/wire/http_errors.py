@@ -16,6 +16,7 @@ from typing import Any
 from selfreg_sdk.errors import (
     AuthFailed,
     BadRequest,
+    Billed,
     ContextLengthExceeded,
     NotFound,
     ParameterRejected,
@@ -154,8 +155,8 @@ def _build(
         again = "insufficient_quota" not in (code, error.get("type")) and "exceeded your current quota" not in said
         return RateLimited(message, retryable=again, status=status, retry_after=wait, body=text)
     if status >= 500:
-        billed = "no" if well_formed else "unknown"
-        return ServerFailed(message, billed=billed, status=status, retry_after=wait, body=text)  # type: ignore[arg-type]
+        billed: Billed = "no" if well_formed else "unknown"
+        return ServerFailed(message, billed=billed, status=status, retry_after=wait, body=text)
     return ProviderError(message, retryable=status == 409, status=status, retry_after=wait, body=text)
 
 

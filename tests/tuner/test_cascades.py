@@ -115,12 +115,12 @@ def test_a_cascade_that_is_better_is_chosen_and_is_what_it_says() -> None:
         first, second = chosen.first, chosen.second
         score, cost = truth(shelf, (first.cell, first.n, first.level), (second.cell, second.n), draws=25)
         assert cost <= 1.05 * 0.0016
-        assert cost == pytest.approx(chosen.cost, rel=0.15)
+        assert cost == pytest.approx(chosen.expected.cost, rel=0.15)
         winner = PoolSearch(task, shelf).best()
         assert winner is not None
         alone, _ = truth(shelf, (winner.cell, winner.n, 0.0), (LARGE, 1), draws=25)
         gains.append(score - alone)
-        told.append(chosen.gain)
+        told.append(chosen.expected.gain)
     assert offered >= 6
     assert np.mean(gains) > 0.06
     assert abs(np.mean(told) - np.mean(gains)) < 0.05
@@ -212,5 +212,5 @@ def test_less_may_be_better() -> None:
         chosen.second.cell,
         chosen.second.n,
     )
-    assert same.gain == pytest.approx(chosen.gain)
-    assert same.score == pytest.approx(1 - chosen.score)
+    assert same.expected.gain == pytest.approx(chosen.expected.gain)
+    assert same.expected.score == pytest.approx(1 - chosen.expected.score)

@@ -87,23 +87,19 @@ class CascadeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CascadeCandidate:
-    """A cascade with what is expected of it on new examples.
+class Expected:
+    """What is expected of a cascade on new examples.
 
     Attributes:
-        config: it.
-        prompt: name of the prompt of both stages.
-        score: in the metric's unit.
-        gain: over the best single configuration, on examples it was not chosen by; more is better.
+        score: in the metric's unit: the best single configuration's and the gain.
+        gain: over that one, on examples it was not chosen by; in the metric's unit, more is better.
         gain_error: its standard error.
         passes: share of requests that the first stage answers.
         cost: mean USD of a request; ``cost_error`` its standard error.
-        keep: probability that the mean cost keeps the budget of a request.
+        keep: probability that the mean cost keeps the budget of a request, with `Caution.slack`.
         examples: that this rests on.
     """
 
-    config: CascadeConfig
-    prompt: str
     score: float
     gain: float
     gain_error: float
@@ -113,10 +109,14 @@ class CascadeCandidate:
     keep: float
     examples: int
 
-    def told(self) -> dict[str, Any]:
-        """As JSON, without the cascade itself."""
-        names = ("score", "gain", "gain_error", "passes", "cost", "cost_error", "keep", "examples")
-        return {name: getattr(self, name) for name in names}
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeCandidate:
+    """A cascade worth a check: itself, the name of the prompt of both stages, and what is expected of it."""
+
+    config: CascadeConfig
+    prompt: str
+    expected: Expected
 
 
 def _stage(written: Mapping[str, Any]) -> Stage:

@@ -22,6 +22,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from selfreg_sdk.tuner.cascade.config import Expected
 from selfreg_sdk.tuner.cascade.stages import First, Second
 from selfreg_sdk.tuner.pool.choose import Caution
 from selfreg_sdk.tuner.pool.grid import Bools, Floats
@@ -61,29 +62,11 @@ class Doubt:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cascade:
-    """A cascade worth trying on examples that the search did not see.
-
-    Attributes:
-        first, second: its stages.
-        score: expected on new examples, in the metric's unit: the single configuration's and the gain.
-        gain: over the single configuration, where it was not chosen by; in the metric's unit, more is better.
-        gain_error: its standard error.
-        passes: share of requests that the first stage answers.
-        cost: expected mean USD per request; ``cost_error`` its standard error.
-        keep: probability that the mean cost over new examples keeps the budget, with `Caution.slack`.
-        examples: that this rests on.
-    """
+    """A cascade worth trying on examples that the search did not see: its stages, and what is expected of it."""
 
     first: First
     second: Second
-    score: float
-    gain: float
-    gain_error: float
-    passes: float
-    cost: float
-    cost_error: float
-    keep: float
-    examples: int
+    expected: Expected
 
 
 def composed(first: First, second: Second) -> tuple[Floats, Floats]:
@@ -135,9 +118,7 @@ def best_cascade(
     seen = np.isfinite(cost)
     mean, spread, keep = pairs.bill(cost[seen])
     span = task.high - task.low
-    return Cascade(
-        first=first,
-        second=second,
+    expected = Expected(
         score=winner.score + gain * span * (1 if task.mode == "max" else -1),
         gain=gain * span,
         gain_error=error * span,
@@ -147,6 +128,7 @@ def best_cascade(
         keep=keep,
         examples=int(seen.sum()),
     )
+    return Cascade(first=first, second=second, expected=expected)
 
 
 class _Pairs:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from selfreg_sdk.tuner.pool.grid import Floats, Ints
-from selfreg_sdk.tuner.pool.task import PoolTask
+from selfreg_sdk.tuner.pool.task import PoolTask, Taken
 from selfreg_sdk.tuner.scoring.metrics import Metric, elected
 from selfreg_sdk.tuner.scoring.scoring import Mark
 from selfreg_sdk.tuner.search.drawing import Sample
@@ -35,17 +35,8 @@ Expected = Callable[[Ints, Ints], Floats]
 """From cells and n, (A,) each, to the scores expected on new examples, in units of the metric's range."""
 
 
-class Recorded(Protocol):
-    """Samples bought so far; (C, P) arrays as of `pool_task.Pool`."""
-
-    @property
-    def taken(self) -> Ints: ...  # noqa: D102 - told above
-
-    @property
-    def tokens(self) -> Floats: ...  # noqa: D102 - told above
-
-    @property
-    def billed(self) -> Floats: ...  # noqa: D102 - told above
+class Recorded(Taken, Protocol):
+    """Samples bought so far, themselves too."""
 
     def samples(self, cell: int, example: int) -> Sequence[Sample]:
         """In the order drawn."""

@@ -3,7 +3,7 @@
 A tuner looks after every answer and stops when it likes what it sees; bounds made for one look are wrong then. These
 are confidence sequences: with probability at least 1 - alpha the mean lies between `low` and `high` after *every*
 observation. Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (2024), and
-"Confidence sequences for sampling without replacement" (2020); the fixed-time bound is Bardenet and Maillard (2015).
+"Confidence sequences for sampling without replacement" (2020).
 
 The numbers come independently from one distribution, or, with ``population``, from a finite population in random order
 without replacement: then the bounds close in on the exact mean as the last number is seen. Which numbers come first may
@@ -115,28 +115,6 @@ def betting(
             below += np.log1p(np.minimum(bet, _BET_CAP / np.maximum(1.0 - mean, _TINY)) * (mean - x))
             highs[..., time] = np.min(np.where(below >= goal, _CANDIDATES, 1.0), axis=-1)
     return _band(units, lows, highs, low, high, population, side)
-
-
-def hoeffding_serfling(count: int, *, alpha: float, width: float = 1.0, population: int | None = None) -> float:
-    """Half the width of the classic two-sided interval, for comparison: right for ONE count fixed beforehand.
-
-    Looked at after every number it fails more often than alpha says.
-
-    Args:
-        count: numbers seen.
-        alpha: the probability of being wrong at that one count.
-        width: of the range of values.
-        population: how many there are in all, if they are drawn without replacement.
-    """
-    if count < 1 or not 0.0 < alpha < 1.0 or (population is not None and count > population):
-        raise ConfigError(
-            f"count={count!r}, alpha={alpha!r}, population={population!r}: need 1 <= count, 0 < alpha < 1"
-        )
-    rho = 1.0
-    if population is not None:
-        seen = count / population
-        rho = min(1.0 - (count - 1) / population, (1.0 - seen) * (1.0 + 1.0 / count))
-    return width * math.sqrt(rho * math.log(2.0 / alpha) / (2.0 * count))
 
 
 _TINY = 1e-12

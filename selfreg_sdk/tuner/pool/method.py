@@ -29,6 +29,9 @@ _LEAST_RATE = 1e-12
 """USD per token below which prices count as equal, so that the logarithm of a free model's is finite."""
 _HIGH = 3.0
 """Standard deviations above its mean from which a configuration may still turn out to be the best."""
+_LAST, _ABREAST = 0.05, 1 / 8
+"""Of the last money, as a share of the total, so many of the requests that may be handed over at once must fit together: as each
+may cost its worst, it would be spent in single file, which took a third of the time of 32 workers and changed no choice."""
 
 
 class PoolSearch:
@@ -187,10 +190,11 @@ class PoolSearch:
         front = self._front(self._limits(bills, shut), bills[0], readings)
         if front is None:
             return False
-        before, spent, ahead, news = self._progress(), self.pool.spent, 0.0, False
+        before, due = self._progress(), self.pool.spent + pace.fit * self.task.total
+        ahead, news, asked = 0.0, False, False
         pending = np.zeros(self._gap.shape, bool)
         waiting: list[Request] = []
-        while self.pool.spent - spent + ahead < pace.fit * self.task.total:
+        while self.pool.spent + ahead < due and not (asked and news):  # what an arm costs is news: fit again
             size = front.sizes(pace)
             at = front.best(size, self._affordable(front), pace.thrift)
             if at is None:
@@ -202,13 +206,12 @@ class PoolSearch:
             front.read(at, int(size[at]))
             if len(waiting) >= self._parallel:
                 waiting = yield from self._ask(waiting, whole=True)
-                ahead = 0.0
+                ahead, asked = 0.0, True
                 pending[:] = False
                 for request in waiting:
                     pending[request.cell, request.example] = True
-                if news:
-                    break  # what an arm costs is news: fit again
-        yield from self._ask(waiting)
+        if not asked:  # else what is left would be a round trip for a few, and the next fit chooses better ones
+            yield from self._ask(waiting)
         return self._progress() > before
 
     def _limits(self, bills: Sequence[Bill], shut: Bools) -> Ints:
@@ -277,10 +280,12 @@ class PoolSearch:
         return np.asarray((self.pool.taken[cells] < n[:, None]) & ~self._gap[cells])
 
     def _affordable(self, front: Front) -> Bools:
-        """(A,): whether any one request of a candidate fits what is left."""
+        """(A,): whether any request of a candidate fits what is left; of the last money, several at once."""
         examples = np.arange(self.task.counted.shape[1])
         worst = self.pool.worst(front.cell[:, None], examples[None, :], front.n[:, None]).max(axis=1)
-        return np.asarray((self.pool.spent + worst <= self.task.total) & ~self._closed[front.cell])
+        left = self.task.total - self.pool.spent
+        abreast = max(self._parallel * _ABREAST, 1) if left < _LAST * self.task.total else 1
+        return np.asarray((abreast * worst <= left) & ~self._closed[front.cell])
 
     def _block(self, cell: int, n: int, size: int, pending: Bools) -> list[Request]:
         """The examples least read in the cell's arm first, so that an arm is seen on many; ties in the seeded order.

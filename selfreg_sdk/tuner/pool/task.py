@@ -31,14 +31,13 @@ class Request:
     n: int
 
 
-class Pool(Protocol):
-    """Samples bought so far, and the only door to money.
+class Taken(Protocol):
+    """What was bought so far.
 
     Attributes:
         taken: (C, P) samples of each cell and example.
         tokens: (C, P) their mean answer tokens.
         billed: (C, P) prompt tokens billed for the last request.
-        spent: USD so far; never more than a reservation allowed.
     """
 
     @property
@@ -49,6 +48,14 @@ class Pool(Protocol):
 
     @property
     def billed(self) -> Floats: ...  # noqa: D102 - told above
+
+
+class Pool(Taken, Protocol):
+    """Samples bought so far, and the only door to money.
+
+    Attributes:
+        spent: USD so far; never more than a reservation allowed.
+    """
 
     @property
     def spent(self) -> float: ...  # noqa: D102 - told above

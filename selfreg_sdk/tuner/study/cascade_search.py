@@ -79,12 +79,5 @@ def find_cascade(
     return CascadeCandidate(
         config=CascadeConfig(first=stage(found.first), second=stage(found.second), gate=gate.at(found.first.level)),
         prompt=names[found.first.cell],
-        score=found.score,
-        gain=found.gain,
-        gain_error=found.gain_error,
-        passes=found.passes,
-        cost=found.cost,
-        cost_error=found.cost_error,
-        keep=found.keep,
-        examples=found.examples,
+        expected=found.expected,
     )

@@ -74,18 +74,18 @@ def save_cascade(
     alone = Candidate(
         config={**last.config, "prompt": candidate.prompt},
         aggregation=str(last.aggregation),
-        score=candidate.score,
+        score=candidate.expected.score,
         low=None,
         high=None,
-        cost=candidate.cost,
+        cost=candidate.expected.cost,
         cost_low=None,
         cost_high=None,
-        keep=candidate.keep,
+        keep=candidate.expected.keep,
         seconds=None,
-        examples=candidate.examples,
+        examples=candidate.expected.examples,
     )
     record = _record(plan, key, alone, endpoint, spent, checked, None)
-    told = {"cascade": candidate.config.written(), "expected": candidate.told()}
+    told = {"cascade": candidate.config.written(), "expected": asdict(candidate.expected)}
     record = replace(record, provenance={**record.provenance, **told})
     version = configs.add_once(record, same=lambda known: _same(known, record))
     if use:
@@ -118,7 +118,12 @@ def frontier_in(outcome: Mapping[str, Any] | None) -> tuple[Candidate, ...]:
 def _told(cascade: CheckedCascade) -> dict[str, Any]:
     candidate = cascade.candidate
     held_out = {"difference": cascade.beside.difference, "low": cascade.beside.low, "high": cascade.beside.high}
-    told = {**candidate.config.written(), "expected": candidate.told(), "held_out": held_out, "used": cascade.used}
+    told = {
+        **candidate.config.written(),
+        "expected": asdict(candidate.expected),
+        "held_out": held_out,
+        "used": cascade.used,
+    }
     return dict(_finite(told))
 
 
