@@ -17,6 +17,8 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "client": (),
     "tune_replay": ("data", "jobs", "keep"),
     "tune_speed": ("data",),
+    "heads_overhead": (),
+    "heads_quality": ("jobs",),
 }
 """Each bench, and which of the options below it takes."""
 
@@ -28,7 +30,9 @@ def main(
     data: Annotated[
         Path | None, typer.Option(help="Folder of recorded answers, for tune_replay and tune_speed.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of tune_replay; default: one per core.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes of tune_replay and heads_quality; default: one per core.")
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option(help="File in which tune_replay keeps our runs and goes on from; for one state of the code."),

@@ -1,20 +1,21 @@
-"""`python -m local_backend serve`: a model behind an OpenAI-compatible address."""
+"""`python -m local_backend`: serve a model behind an OpenAI-compatible address, and work on its heads."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from local_backend import cli_heads
 from local_backend.config import Dtype, ServerSettings, SetupError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Serve an open-weight model the OpenAI way.")
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `serve` a named command, however few there are."""
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Serve an open-weight model the OpenAI way, and give it heads that decode for themselves.",
+)
+app.add_typer(cli_heads.app, name="heads")
 
 
 @app.command()
@@ -22,6 +23,14 @@ def serve(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="tiny, a Hugging Face model folder, or a Hub name (owner/name).")
     ],
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            help="Heads that decide temperature and top-p of every token: a folder, a file, or a Hub name.",
+            show_default="those inside MODEL",
+        ),
+    ] = None,
+    any_base: Annotated[bool, typer.Option("--any-base", help="Take heads that were trained on another base.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one and prints it.")] = 8000,
     model_name: Annotated[
@@ -52,6 +61,9 @@ def serve(
         curl localhost:8000/v1/chat/completions -d '{"model": "default",
           "messages": [{"role": "user", "content": "Hello"}]}'
 
+    With heads, as from `python -m local_backend heads train`: `python -m local_backend serve tiny --heads FOLDER`; a folder
+    of both, merged, needs no option. A request that wants its own numbers says so: "selfreg": {"mode": "fixed"}.
+
     /health says whether requests are answered, /metrics counts requests and tokens.
     """
     try:
@@ -64,13 +76,13 @@ def serve(
             max_queue=max_queue,
             drain_seconds=drain_seconds,
         )
-        _serve(model, settings, threads=threads, dtype=dtype, device=device)
+        _serve(model, settings, threads=threads, heads=heads, any_base=any_base, dtype=dtype, device=device)
     except SetupError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
 
 
-def _serve(model: str, settings: ServerSettings, *, threads: int | None, dtype: Dtype, device: str) -> None:
+def _serve(model: str, settings: ServerSettings, *, threads: int | None, **how: Any) -> None:
     # Torch takes seconds to import; --help and a mistyped option do not wait for it.
     import torch
     from transformers.utils import logging
@@ -82,7 +94,7 @@ def _serve(model: str, settings: ServerSettings, *, threads: int | None, dtype: 
         logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
-    run(*load(model, dtype=dtype, device=device), settings, announce=lambda line: print(line, flush=True))
+    run(*load(model, **how), settings, announce=lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

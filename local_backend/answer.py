@@ -9,33 +9,54 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from local_backend.generate import Token
 from local_backend.protocol import ApiError, ChatRequest
 from local_backend.textstream import FinishReason
+from local_backend.trace import RowTrace
 from local_backend.worker import Generation, GenerationFailed, Job, Piece, QueueFull, Worker, WorkerStopped
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Choice:
-    """One finished sample: its text, why it ended, and the tokens it took (the end token counts)."""
+    """One sample as far as it has come: its text, the tokens it took (the end token counts), and why it ended."""
 
-    text: str
-    finish_reason: FinishReason
-    tokens: int
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def add(self, piece: Piece) -> None:
+        """Take the next piece in."""
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.finish_reason = piece.finish_reason
 
 
 class Reply:
-    """Writes the bodies of one answer, whole or as a stream of chunks, all under one id."""
+    """Writes the bodies of one answer, whole or as a stream of chunks, all under one id.
 
-    def __init__(self, request: ChatRequest, *, model: str, prompt_tokens: int) -> None:
+    Args:
+        request: what was asked.
+        model: name the model is served under.
+        prompt_tokens: length of the prompt.
+        decided: the model's heads decide, rather than the request's numbers.
+        text_of: the text of one token, for traces.
+    """
+
+    def __init__(
+        self, request: ChatRequest, *, model: str, prompt_tokens: int, decided: bool, text_of: Callable[[int], str]
+    ) -> None:
         self._request = request
         self._prompt_tokens = prompt_tokens
+        self._mode = "auto" if decided else "fixed"
+        self._text_of = text_of
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
@@ -52,22 +73,29 @@ class Reply:
                 }
                 for index, choice in enumerate(choices)
             ],
-            "usage": self._usage([choice.tokens for choice in choices]),
-            "selfreg": self._selfreg([choice.tokens for choice in choices]),
+            "usage": self._usage(choices),
+            "selfreg": {**self._report(choices), **self._trace(*(choice.tokens for choice in choices))},
         }
 
-    def chunk(self, index: int, delta: Mapping[str, str], finish_reason: FinishReason | None = None) -> dict[str, Any]:
-        """One streamed piece of one sample."""
-        choice = {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": finish_reason}
-        return self._chunk([choice])
+    def opening(self, index: int) -> dict[str, Any]:
+        """The first chunk of one sample: who speaks."""
+        return self._chunk([_delta(index, {"role": "assistant", "content": ""})])
 
-    def last_chunk(self, index: int, finish_reason: FinishReason, tokens: Sequence[int]) -> dict[str, Any]:
-        """The piece that ends the last open sample; it carries the `selfreg` report of the whole answer."""
-        return {**self.chunk(index, {}, finish_reason), "selfreg": self._selfreg(tokens)}
+    def chunks(self, piece: Piece) -> list[dict[str, Any]]:
+        """A streamed piece of one sample: its text, then its end; the first of them carries the trace of its tokens."""
+        bodies = [self._chunk([_delta(piece.row, {"content": piece.text})])] if piece.text else []
+        if piece.finish_reason is not None:
+            bodies.append(self._chunk([_delta(piece.row, {}, piece.finish_reason)]))
+        trace = self._trace(piece.tokens)
+        return [{**bodies[0], **({"selfreg": trace} if trace else {})}, *bodies[1:]]
 
-    def usage_chunk(self, tokens: Sequence[int]) -> dict[str, Any]:
+    def closing(self, chunk: Mapping[str, Any], choices: Sequence[Choice]) -> dict[str, Any]:
+        """The chunk that ends the last open sample, with the `selfreg` report of the whole answer."""
+        return {**chunk, "selfreg": {**self._report(choices), **chunk.get("selfreg", {})}}
+
+    def usage_chunk(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """What `stream_options.include_usage` asks for: no choices, the usage of all samples."""
-        return {**self._chunk([]), "usage": self._usage(tokens)}
+        return {**self._chunk([]), "usage": self._usage(choices)}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         body = {**self._head, "object": "chat.completion.chunk", "choices": choices}
@@ -75,20 +103,47 @@ class Reply:
         # With usage asked for, OpenAI puts "usage": null on every chunk but the last.
         return {**body, "usage": None} if options is not None and options.include_usage else body
 
-    def _usage(self, tokens: Sequence[int]) -> dict[str, int]:
-        completion = sum(tokens)
+    def _usage(self, choices: Sequence[Choice]) -> dict[str, int]:
+        completion = sum(len(choice.tokens) for choice in choices)
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": completion,
             "total_tokens": self._prompt_tokens + completion,
         }
 
-    def _selfreg(self, tokens: Sequence[int]) -> dict[str, Any]:
-        temperature, top_p = self._request.effective_temperature, self._request.effective_top_p
-        report: dict[str, Any] = {"mode": "fixed", "temperature_mean": temperature, "top_p_mean": top_p}
-        if self._request.selfreg.trace:
-            report["trace"] = [{"temperature": [temperature] * used, "top_p": [top_p] * used} for used in tokens]
-        return report
+    def _report(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Who decided, and the means over all tokens of all samples."""
+        tokens = [token for choice in choices for token in choice.tokens]
+        return {
+            "mode": self._mode,
+            "temperature_mean": _short(fmean(token.temperature for token in tokens)),
+            "top_p_mean": _short(fmean(token.top_p for token in tokens)),
+        }
+
+    def _trace(self, *samples: Sequence[Token]) -> dict[str, Any]:
+        """If it was asked for: one entry for each of the body's choices, and in it one number for each token."""
+        if not self._request.selfreg.trace:
+            return {}
+        return {"trace": [self._sample_trace(tokens) for tokens in samples]}
+
+    def _sample_trace(self, tokens: Sequence[Token]) -> dict[str, Any]:
+        trace = RowTrace(
+            token=[token.id for token in tokens],
+            temperature=[_short(token.temperature) for token in tokens],
+            top_p=[_short(token.top_p) for token in tokens],
+            entropy=[_short(token.entropy or 0.0) for token in tokens],
+            probability=[_short(token.probability or 0.0) for token in tokens],
+        )
+        return {"text": [self._text_of(token.id) for token in tokens], **asdict(trace)}
+
+
+def _delta(index: int, delta: Mapping[str, str], finish_reason: FinishReason | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": finish_reason}
+
+
+def _short(value: float) -> float:
+    """Six digits: all that float32 holds for sure, and a third of what its decimal expansion would take."""
+    return float(f"{value:.6g}")
 
 
 class Answer(Response):
@@ -115,18 +170,12 @@ class Answer(Response):
             job.cancel()
 
     async def _whole(self, job: Job, scope: Scope, receive: Receive, send: Send) -> None:
-        texts = [""] * self._asked.n
-        choices: dict[int, Choice] = {}
+        choices = [Choice() for _ in range(self._asked.n)]
         async for piece in _pieces(job):
-            texts[piece.row] += piece.text
-            if piece.finish_reason is not None:
-                choices[piece.row] = Choice(
-                    text=texts[piece.row], finish_reason=piece.finish_reason, tokens=piece.tokens
-                )
+            choices[piece.row].add(piece)
         if job.cancelled:
             return
-        body = self._reply.whole([choices[row] for row in range(self._asked.n)])
-        await JSONResponse(body)(scope, receive, send)
+        await JSONResponse(self._reply.whole(choices))(scope, receive, send)
 
     async def _stream(self, job: Job, send: Send) -> None:
         pieces = _pieces(job)
@@ -142,11 +191,15 @@ class Answer(Response):
             }
         )
         for row in range(self._asked.n):
-            await _send_event(send, self._reply.chunk(row, {"role": "assistant", "content": ""}))
-        tokens: dict[int, int] = {}
+            await _send_event(send, self._reply.opening(row))
+        choices = [Choice() for _ in range(self._asked.n)]
         try:
             while pending is not None:
-                await self._send_piece(send, pending, tokens)
+                choices[pending.row].add(pending)
+                *bodies, last = self._reply.chunks(pending)
+                finished = all(choice.finish_reason is not None for choice in choices)
+                for body in (*bodies, self._reply.closing(last, choices) if finished else last):
+                    await _send_event(send, body)
                 pending = await anext(pieces, None)
         except ApiError as error:
             # No [DONE]: a stream that broke must not look like one that ended.
@@ -156,21 +209,9 @@ class Answer(Response):
                 return
             options = self._asked.stream_options
             if options is not None and options.include_usage:
-                await _send_event(send, self._reply.usage_chunk(list(tokens.values())))
+                await _send_event(send, self._reply.usage_chunk(choices))
             await _send(send, b"data: [DONE]\n\n")
         await _send(send, b"", more=False)
-
-    async def _send_piece(self, send: Send, piece: Piece, tokens: dict[int, int]) -> None:
-        if piece.text:
-            await _send_event(send, self._reply.chunk(piece.row, {"content": piece.text}))
-        if piece.finish_reason is None:
-            return
-        tokens[piece.row] = piece.tokens
-        if len(tokens) < self._asked.n:
-            await _send_event(send, self._reply.chunk(piece.row, {}, piece.finish_reason))
-        else:
-            used = [tokens[row] for row in range(self._asked.n)]
-            await _send_event(send, self._reply.last_chunk(piece.row, piece.finish_reason, used))
 
 
 async def _pieces(job: Job) -> AsyncIterator[Piece]:

@@ -119,11 +119,9 @@ class _Range(_Wire):
             raise ValueError(f"min {self.min!r} is above max {self.max!r}")
         return self
 
-    def clamp(self, value: float) -> float:
-        """The nearest value inside the bounds."""
-        if self.min is not None:
-            value = max(value, self.min)
-        return value if self.max is None else min(value, self.max)
+    def within(self, low: float, high: float) -> tuple[float, float]:
+        """The bounds, with `low` and `high` for the open sides."""
+        return low if self.min is None else self.min, high if self.max is None else self.max
 
 
 class TemperatureRange(_Range):
@@ -143,7 +141,8 @@ class TopPRange(_Range):
 class SelfregOptions(_Wire):
     """The extension: who decides temperature and top-p, within which bounds, and whether to report them per token.
 
-    `auto` lets a model's heads decide; a model without heads answers `fixed` whatever was asked, and says so.
+    `auto` lets a model's heads decide, and the request's temperature and top_p multiply what they decide; a model without
+    heads answers `fixed` whatever was asked, and says so. Temperature 0 is greedy under both, whatever the bounds.
     """
 
     mode: Literal["auto", "fixed"] = "auto"
@@ -187,14 +186,14 @@ class ChatRequest(_Wire):
         return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
 
     @property
-    def effective_temperature(self) -> float:
-        """Temperature to sample at: the request's, inside its `selfreg` bounds; 0 asks for greedy and stays 0."""
-        return self.temperature and self.selfreg.temperature.clamp(self.temperature)
+    def temperature_bounds(self) -> tuple[float, float]:
+        """What the temperature of every token is kept inside."""
+        return self.selfreg.temperature.within(0.0, float("inf"))
 
     @property
-    def effective_top_p(self) -> float:
-        """Nucleus mass to sample from: the request's, inside its `selfreg` bounds."""
-        return self.selfreg.top_p.clamp(self.top_p)
+    def top_p_bounds(self) -> tuple[float, float]:
+        """What the nucleus mass of every token is kept inside."""
+        return self.selfreg.top_p.within(0.0, 1.0)
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:

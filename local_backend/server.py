@@ -149,7 +149,13 @@ class _Service:
         self._check_model(asked.model)
         prompt = await asyncio.to_thread(encode_chat, self.tokenizer, asked.messages)
         generation = Generation(rows=self._rows(asked, prompt), stop=asked.stop)
-        reply = Reply(asked, model=self.settings.model_name, prompt_tokens=len(prompt))
+        reply = Reply(
+            asked,
+            model=self.settings.model_name,
+            prompt_tokens=len(prompt),
+            decided=self.worker.heads and asked.selfreg.mode == "auto",
+            text_of=lambda token: str(self.tokenizer.decode([token])),
+        )
         return Answer(self.worker, generation, reply, asked)
 
     async def models(self) -> Response:
@@ -174,6 +180,9 @@ class _Service:
             ("requests_total", "counter", totals.requests, "Requests the model started on."),
             ("prompt_tokens_total", "counter", totals.prompt_tokens, "Prompt tokens, once per request."),
             ("completion_tokens_total", "counter", totals.completion_tokens, "Generated tokens of all samples."),
+            ("temperature_total", "counter", totals.temperature, "Sum of the temperatures the tokens were drawn with."),
+            ("top_p_total", "counter", totals.top_p, "Sum of the nucleus masses the tokens were drawn with."),
+            ("contained_decisions_total", "counter", worker.contained_decisions, "Decisions of heads that were NaN."),
             ("requests_running", "gauge", worker.running, "Requests being answered now."),
             ("requests_waiting", "gauge", worker.waiting, "Requests in the queue."),
         ):
@@ -186,7 +195,7 @@ class _Service:
             "object": "model",
             "created": self.created,
             "owned_by": "selfreg",
-            "selfreg": {"heads": False, "max_model_len": self.max_model_len},
+            "selfreg": {"heads": self.worker.heads, "max_model_len": self.max_model_len},
         }
 
     def _check_model(self, name: str) -> None:
@@ -226,8 +235,12 @@ class _Service:
             Row(
                 prompt_ids=prompt,
                 max_tokens=limit,
-                temperature=asked.effective_temperature,
-                top_p=asked.effective_top_p,
+                temperature=asked.temperature,
+                top_p=asked.top_p,
+                heads=asked.selfreg.mode == "auto",
+                temperature_bounds=asked.temperature_bounds,
+                top_p_bounds=asked.top_p_bounds,
+                trace=asked.selfreg.trace,
                 top_k=asked.top_k,
                 min_p=asked.min_p,
                 repetition_penalty=asked.repetition_penalty,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from local_backend.generate import Row, generate
+from local_backend.generate import Row, Token, generate, has_heads
 from local_backend.textstream import FinishReason, TextStream
 
 logger = logging.getLogger(__name__)
@@ -44,21 +44,31 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """New text of one row, certain not to change, and the tokens the row has taken so far."""
+    """New text of one row, certain not to change, and the tokens the row has taken since its last piece."""
 
     row: int
     text: str
-    tokens: int
+    tokens: tuple[Token, ...]
     finish_reason: FinishReason | None = None
 
 
 @dataclass(kw_only=True)
 class Totals:
-    """What the worker has done since it started; the numbers every bill is compared with."""
+    """What the worker has done since it started; the numbers every bill is compared with.
+
+    Attributes:
+        requests: the model started on.
+        prompt_tokens: once per request.
+        completion_tokens: of all samples.
+        temperature: sum over the completion tokens of what each was drawn with.
+        top_p: likewise.
+    """
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 0.0
 
 
 class Job:
@@ -124,6 +134,16 @@ class Worker:
         self.started = threading.Event()
         self.state: State = "loading"
         self.totals = Totals()
+
+    @property
+    def heads(self) -> bool:
+        """Whether the model decides temperature and top-p for itself."""
+        return has_heads(self._model)
+
+    @property
+    def contained_decisions(self) -> int:
+        """Decisions of the heads that were no numbers and became T = 1, P = 1."""
+        return int(self._model.contained) if self.heads else 0
 
     @property
     def running(self) -> int:
@@ -220,6 +240,7 @@ class Worker:
         rows, stop = job.generation.rows, job.generation.stop
         texts = [TextStream(self._decode, stop) for _ in rows]
         counts = [0] * len(rows)
+        pending: list[list[Token]] = [[] for _ in rows]  # taken since the last piece
         open_rows = set(range(len(rows)))
         self.totals.requests += 1
         self.totals.prompt_tokens += len(rows[0].prompt_ids)
@@ -229,19 +250,24 @@ class Worker:
 
         for step in generate(self._model, rows, eos_ids=self._eos_ids, should_stop=should_stop):
             pieces = []
-            for row, token in step:
+            for token in step:
+                row = token.row
                 counts[row] += 1
-                ended = token in self._eos_ids
-                text = "" if ended else texts[row].push(token)
+                pending[row].append(token)
+                ended = token.id in self._eos_ids
+                text = "" if ended else texts[row].push(token.id)
+                reason: FinishReason | None = None
                 if ended or texts[row].stopped or counts[row] == rows[row].max_tokens:
                     text += texts[row].finish()
-                    reason: FinishReason = "stop" if ended or texts[row].stopped else "length"
+                    reason = "stop" if ended or texts[row].stopped else "length"
                     open_rows.discard(row)
-                    pieces.append(Piece(row=row, text=text, tokens=counts[row], finish_reason=reason))
-                elif text:
-                    pieces.append(Piece(row=row, text=text, tokens=counts[row]))
+                if text or reason is not None:
+                    pieces.append(Piece(row=row, text=text, tokens=tuple(pending[row]), finish_reason=reason))
+                    pending[row].clear()
             # Counted before the client can see them: a reader of both never finds the bill ahead of the count.
             self.totals.completion_tokens += len(step)
+            self.totals.temperature += sum(token.temperature for token in step)
+            self.totals.top_p += sum(token.top_p for token in step)
             if pieces:
                 job.deliver(pieces)
 

@@ -60,8 +60,8 @@ class EmbeddedModel:
         ]
         ids: list[list[int]] = [[] for _ in rows]
         for step in generate(self.model, rows, eos_ids=frozenset({self.tokenizer.eos_token_id})):
-            for row, token in step:
-                ids[row].append(token)
+            for token in step:
+                ids[token.row].append(token.id)
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [texts[start : start + n] for start in range(0, len(texts), n)]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selfreg_sdk import __version__
-from selfreg_sdk.cli import ask, budget, configs, demo, evaluate, explain, frontier, serve, studies, tune
+from selfreg_sdk.cli import ask, budget, configs, demo, evaluate, explain, frontier, heads, serve, studies, tune
 from selfreg_sdk.errors import BudgetExceeded, ConfigError, ProviderError, SelfregError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(demo.app, name="demo")
 app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
+app.command("heads", context_settings=heads.CONTEXT, add_help_option=False)(heads.heads)
 app.command("ask")(ask.ask)
 app.command("explain")(explain.explain)
 app.command("tune")(tune.tune)

@@ -110,11 +110,11 @@ class Served:
         """One raw chat request."""
         return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=30)
 
-    def totals(self) -> dict[str, int]:
+    def totals(self) -> dict[str, float]:
         """The counters of /metrics, by name without the prefix."""
         lines = httpx.get(f"{self.url}/metrics").text.splitlines()
         samples = (line.split() for line in lines if not line.startswith("#"))
-        return {name.removeprefix("selfreg_"): int(value) for name, value in samples}
+        return {name.removeprefix("selfreg_"): float(value) for name, value in samples}
 
 
 @contextmanager

@@ -26,8 +26,8 @@ def model() -> LlamaForCausalLM:
 def run(model, rows, **options) -> list[list[int]]:
     out: list[list[int]] = [[] for _ in rows]
     for step in generate(model, rows, eos_ids=options.pop("eos_ids", EOS), **options):
-        for row, token in step:
-            out[row].append(token)
+        for token in step:
+            out[token.row].append(token.id)
     return out
 
 

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local_backend.protocol import UNSUPPORTED, ApiError, ChatRequest, parse_chat_request
+from policies import Bounds, Capabilities, DecodingParams, HeadBounds
+from policies.compile import wire_fields
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -38,17 +40,26 @@ def test_absent_and_null_fields_mean_the_defaults() -> None:
         ({"stop": "END"}, "stop", ("END",)),
         ({"stop": ["a", "b", "c", "d"]}, "stop", ("a", "b", "c", "d")),
         ({"stop": []}, "stop", ()),
-        ({"temperature": 1}, "effective_temperature", 1.0),
-        ({"temperature": 0}, "effective_temperature", 0),
-        ({"temperature": 1.5, "selfreg": {"temperature": {"max": 0.7}}}, "effective_temperature", 0.7),
-        ({"selfreg": {"temperature": {"min": 1.2}}}, "effective_temperature", 1.2),
-        ({"temperature": 0, "selfreg": {"temperature": {"min": 1.2}}}, "effective_temperature", 0),
-        ({"selfreg": {"mode": "auto", "top_p": {"min": 0.1, "max": 0.9}}}, "effective_top_p", 0.9),
+        ({"temperature": 1}, "temperature", 1.0),
+        ({}, "temperature_bounds", (0, float("inf"))),
+        ({}, "top_p_bounds", (0, 1)),
+        ({"selfreg": {"temperature": {"max": 0.7}}}, "temperature_bounds", (0, 0.7)),
+        ({"selfreg": {"temperature": {"min": 1.2}}}, "temperature_bounds", (1.2, float("inf"))),
+        ({"selfreg": {"mode": "auto", "top_p": {"min": 0.1, "max": 0.9}}}, "top_p_bounds", (0.1, 0.9)),
         ({"seed": -(2**63)}, "seed", -(2**63)),
     ],
 )
 def test_accepted(fields: dict[str, Any], attribute: str, value: object) -> None:
     assert getattr(parse(**fields), attribute) == value
+
+
+def test_the_bounds_that_callers_send_by_default_are_understood() -> None:
+    bounds = Bounds()
+    sent = HeadBounds(temperature=bounds.temperature, top_p=bounds.top_p)
+    request = parse(**wire_fields(DecodingParams(), Capabilities(model="m"), heads=sent))
+    assert request.selfreg.mode == "auto"
+    assert request.temperature_bounds == (bounds.temperature.low, bounds.temperature.high)
+    assert request.top_p_bounds == (bounds.top_p.low, bounds.top_p.high)
 
 
 @pytest.mark.parametrize(("name", "neutral"), [(n, v) for n, values in UNSUPPORTED.items() for v in values])
@@ -170,8 +181,10 @@ def test_any_json_is_a_request_or_a_refusal_that_names_a_field(fields: dict[str,
     except ApiError as error:
         named = (error.param or "").partition(".")[0].partition("[")[0]
     else:
-        assert 0 <= request.effective_temperature <= 2
-        assert 0 < request.effective_top_p <= 1
+        assert 0 <= request.temperature <= 2
+        assert 0 < request.top_p <= 1
+        for low, high in (request.temperature_bounds, request.top_p_bounds):
+            assert 0 <= low <= high
         assert fields.get("surprise") is None
         return
     assert named in fields

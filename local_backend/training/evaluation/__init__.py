@@ -1,0 +1,1 @@
+"""What heads, rules and fixed settings are worth on prompts nobody trained on."""

@@ -1,0 +1,1 @@
+"""Heads trained on what is wanted of the answers: draw, judge, reinforce."""

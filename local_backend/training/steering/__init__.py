@@ -1,0 +1,1 @@
+"""Heads that follow words like "answer with low randomness"."""
