@@ -38,7 +38,7 @@ from local_backend.training.metrics import MetricsLog
 from local_backend.training.readout import Readout
 from local_backend.training.reinforce.credit import credits
 from local_backend.training.reinforce.exploration import explore
-from local_backend.training.reinforce.reward_config import RewardConfig, deciding
+from local_backend.training.reinforce.reward_config import RewardConfig
 from local_backend.training.run import RunFolder, interruptible
 
 _CERTAIN = 1e-4
@@ -104,7 +104,7 @@ def reward(
     optimiser.param_groups[0]["scales"] = {}
     made_by = {
         "method": "reward",
-        **deciding(config),
+        **config.deciding(),
         "learning_rate": peak,
         "tasks": [_outline(task) for task in tasks],
     }

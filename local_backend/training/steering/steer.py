@@ -38,7 +38,7 @@ from local_backend.training.readout import Readout
 from local_backend.training.run import RunFolder, interruptible
 from local_backend.training.steering.commands import ENGLISH, read_commands
 from local_backend.training.steering.ordering import Decider, Ordering, measure
-from local_backend.training.steering.steer_config import SteerConfig, deciding
+from local_backend.training.steering.steer_config import SteerConfig
 from local_backend.training.steering.triples import Triple, Triples, load_triples
 
 
@@ -94,7 +94,7 @@ def steer(
     )
     made_by = {
         "method": "steer",
-        **deciding(config),
+        **config.deciding("heads", "data", "model", "commands", "device", "micro_batch_tokens", "keep_mib"),
         "data": triples.digest,
         "start": {"weights": _digest(heads), "recipe": dict(known.recipe)},
     }

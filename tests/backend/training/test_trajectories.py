@@ -142,10 +142,10 @@ def test_prompts_and_checkers_of_the_users_own(
     prompts = read_prompts(write_lines(tmp_path / "prompts.jsonl", lines), tokenizer)
     assert prompts[0].ids == prompts[1].ids
     assert prompts[0].record["answer"] == "b"
-    (tmp_path / "my_judge.py").write_text("def right(record, answer):\n    return record['answer'] == answer\n")
+    (tmp_path / "own_check.py").write_text("def right(record, answer):\n    return record['answer'] == answer\n")
     monkeypatch.chdir(tmp_path)
-    assert load_checker("my_judge:right")({"answer": "b"}, "b")
-    for name in ("my_judge:wrong", "no_such_module:right", "my_judge"):
+    assert load_checker("own_check:right")({"answer": "b"}, "b")
+    for name in ("own_check:wrong", "no_such_module:right", "own_check"):
         with pytest.raises(SetupError, match=f"no checker '{name}'"):
             load_checker(name)
     with pytest.raises(DataError, match="line 2"):
