@@ -33,6 +33,9 @@ from local_backend.worker import Generation, Worker
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept. Clients drop theirs after 5: with uvicorn's own 5, both close at once, and a request dies."""
+
 
 def create_app(model: Any, tokenizer: Any, settings: ServerSettings) -> FastAPI:
     """Build the application around a model in eval mode and its tokenizer.
@@ -80,7 +83,12 @@ def serve(model: Any, tokenizer: Any, settings: ServerSettings, announce: Callab
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     line = f"selfreg serving {settings.model_name} on http://{host}:{listener.getsockname()[1]}/v1"
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=settings.drain_seconds, lifespan="on"
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        timeout_keep_alive=KEEP_ALIVE,
+        lifespan="on",
     )
     server = _Server(config, app.state.worker, lambda: announce(line))
     if settings.api_key is None and settings.host not in ("127.0.0.1", "::1", "localhost"):

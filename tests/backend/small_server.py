@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from local_backend.config import ServerSettings
-from local_backend.server import create_app
+from local_backend.server import KEEP_ALIVE, create_app
 from local_backend.worker import Worker
 
 TEMPLATE = (
@@ -138,7 +138,9 @@ def running(model: Any, tokenizer: Any, **settings: Any) -> Iterator[Served]:
     """A server in a thread, on a port of its own."""
     app = create_app(model, tokenizer, ServerSettings(**settings))
     # log_config=None: uvicorn's messages reach pytest.
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

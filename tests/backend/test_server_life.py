@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -305,3 +307,13 @@ def test_the_embedded_model_answers() -> None:
         assert reply.usage is not None
         assert reply.usage.completion_tokens == served.totals()["completion_tokens_total"]
         assert client.models.retrieve("tiny").selfreg["max_model_len"] > 100  # type: ignore[attr-defined]
+
+
+def test_an_idle_connection_outlives_its_clients(gated: Served) -> None:
+    """Clients drop idle connections after 5 seconds: were the server as quick, it would close some just as a request comes."""
+    url = httpx.URL(gated.url)
+    with contextlib.closing(http.client.HTTPConnection(url.host, url.port, timeout=20)) as connection:
+        for pause in (0, 6):
+            time.sleep(pause)
+            connection.request("GET", "/health")
+            assert json.loads(connection.getresponse().read()) == {"status": "ready"}
