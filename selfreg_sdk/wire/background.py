@@ -56,11 +56,14 @@ class BackgroundLoop:
             task = self.loop.create_task(run(), context=context)
 
         def cancel() -> None:
-            if task is not None:
-                task.cancel()
+            if task is None:  # interrupted before it was handed over
+                work.close()
+                ended.release()
+            else:  # after its first step, since a task that never began would not say that it ended
+                self.loop.call_soon(task.cancel)
 
-        self.loop.call_soon_threadsafe(start)
         try:
+            self.loop.call_soon_threadsafe(start)
             ended.acquire()
         except BaseException:
             if not over:
